@@ -1,0 +1,32 @@
+import type { Session } from '../wire/session.ts';
+import type { Stream } from '../wire/stream.ts';
+import { answer, answerControl, type Operations } from './control.ts';
+import { dialTcp, dialUdp } from './dial.ts';
+import { Listeners } from './listen.ts';
+import { forwardDns, podResolverConfig } from './resolve.ts';
+
+/** Everything a laptop may ask of the agent in one session. `environment`: the container's variables. */
+export function serveSession(session: Session, environment: Record<string, string>, extra: Operations = {}): void {
+  const listeners = new Listeners(session);
+  const operations: Operations = {
+    environment: () => environment,
+    resolver: () => podResolverConfig(),
+    listen: ({ port }) => listeners.open(Number(port)),
+    unlisten: ({ port }) => listeners.close(Number(port)),
+    ...extra,
+  };
+  session.on('stream', (stream: Stream) => {
+    switch (stream.kind) {
+      case 'tcp':
+        return dialTcp(stream);
+      case 'udp':
+        return dialUdp(stream);
+      case 'dns':
+        return void answer(stream, (question) => forwardDns(question, podResolverConfig().nameservers));
+      case 'control':
+        return void answerControl(stream, operations);
+      case 'accept':
+        return stream.reset('not-allowed', 'only the agent accepts connections');
+    }
+  });
+}

@@ -1,0 +1,295 @@
+import { EventEmitter } from 'node:events';
+import type { WebSocket } from 'ws';
+import { type ErrorCode, LpkError } from './errors.ts';
+import {
+  decodeCount,
+  decodeFrame,
+  decodeUint32,
+  encodeCount,
+  encodeFrame,
+  encodeReason,
+  encodeUint32,
+  type Frame,
+} from './frames.ts';
+import { CLOSE, FIRST_UNNUMBERED, FRAME, type FrameType, LIMITS, resetName, resetValue, TIMES } from './protocol.ts';
+
+/** What a kept frame costs beside its bytes: objects and array slots. */
+const KEPT_OVERHEAD_BYTES = 256;
+
+export type LinkEvents = {
+  /** A numbered frame, in order, exactly once. */
+  frame: [Frame];
+  up: [];
+  /** The websocket is gone; the link waits for the next `attach`. */
+  down: [string];
+  /** `ready` became true again. */
+  ready: [];
+  /** The session is over: the peer said so, or broke the protocol. */
+  bye: [LpkError];
+};
+
+/**
+ * An ordered, exactly-once channel of frames that outlives its websockets. Numbered frames are kept until the peer
+ * acknowledges them and sent again on the next websocket; SPEC.md, "Link".
+ */
+export class Link extends EventEmitter<LinkEvents> {
+  #carrier: WebSocket | undefined;
+  #kept: Buffer[] = [];
+  #keptFrom = 0; // index of the first kept frame in #kept: a queue without O(n) shifts
+  #keptBytes = 0;
+  #sent = 0;
+  #acked = 0;
+  #received = 0;
+  #receivedAcked = 0;
+  #unackedBytes = 0;
+  #ackTimer: NodeJS.Timeout | undefined;
+  #watch: NodeJS.Timeout | undefined;
+  #lastHeard = 0;
+  #lastTick = 0;
+  #pingSentAt = 0;
+  #pingToken = 0;
+  #pingAnswered = true;
+  #rttMs = 0;
+  #minRttMs = Number.POSITIVE_INFINITY;
+  #closed = false;
+  #corked = false;
+
+  /** Numbered frames received so far; the peer resumes after this one. */
+  get received(): number {
+    return this.#received;
+  }
+
+  get isUp(): boolean {
+    return this.#carrier !== undefined;
+  }
+
+  /** Last measured round trip, ms; 0 until known. */
+  get rttMs(): number {
+    return this.#rttMs;
+  }
+
+  /** Smallest round trip seen, ms: the path without queues. Infinity until known. */
+  get minRttMs(): number {
+    return this.#minRttMs;
+  }
+
+  /** Bytes sent and not acknowledged, bookkeeping included. */
+  get keptBytes(): number {
+    return this.#keptBytes;
+  }
+
+  /** Whether stream data may be sent now. OPEN, CREDIT, FIN and RESET may always: other limits bound them. */
+  get ready(): boolean {
+    return (
+      this.#carrier !== undefined &&
+      this.#carrier.bufferedAmount < LIMITS.carrierBufferBytes &&
+      this.#keptBytes < LIMITS.retainBytes
+    );
+  }
+
+  noteRtt(ms: number): void {
+    this.#rttMs = ms;
+    this.#minRttMs = Math.min(this.#minRttMs, ms);
+  }
+
+  /**
+   * Continues on a proven websocket. `peerReceived`: how many of our numbered frames the peer has. Throws LpkError
+   * `protocol` when that can't be true.
+   */
+  attach(carrier: WebSocket, peerReceived: number): void {
+    if (this.#closed) throw new LpkError('session-ended', 'the session has ended');
+    if (peerReceived < this.#acked || peerReceived > this.#sent) {
+      throw new LpkError('protocol', `the peer claims ${peerReceived} frames; ${this.#acked} to ${this.#sent} are possible`);
+    }
+    this.#drop('replaced by a newer connection', CLOSE.replaced);
+    this.#release(peerReceived);
+    this.#carrier = carrier;
+    this.#lastHeard = performance.now();
+    this.#pingAnswered = true;
+    carrier.on('message', (data) => {
+      if (carrier === this.#carrier) this.#receive(data as Buffer);
+    });
+    carrier.on('close', (code, reason) => {
+      if (carrier === this.#carrier) this.#lost(`websocket closed (${code}${reason.length ? ` ${reason}` : ''})`);
+    });
+    carrier.on('error', (error) => {
+      if (carrier === this.#carrier) this.#lost(error.message);
+    });
+    this.#receivedAcked = this.#received;
+    this.#unackedBytes = 0;
+    for (let i = this.#keptFrom; i < this.#kept.length; i++) this.#write(this.#kept[i] as Buffer);
+    this.#watch = setInterval(() => this.#check(), 1_000);
+    this.emit('up');
+    this.#wake();
+  }
+
+  /** Sends a numbered frame now, or keeps it for the next websocket. */
+  send(type: FrameType, arg: number, stream: number, fields?: Buffer, payload?: Buffer): void {
+    if (this.#closed) return;
+    this.#sent += 1;
+    const message = encodeFrame(type, arg, stream, this.#sent, fields, payload);
+    this.#kept.push(message);
+    this.#keptBytes += message.length + KEPT_OVERHEAD_BYTES;
+    if (this.#carrier) this.#write(message);
+    if (this.#keptBytes > 2 * LIMITS.retainBytes) {
+      this.#fail(new LpkError('limit-exceeded', 'too much was asked for while the link was down'));
+    }
+  }
+
+  /** Ends the link on purpose; the peer hears why. Nothing is kept any more. */
+  close(code: ErrorCode, message: string): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    if (this.#carrier) this.#write(encodeFrame(FRAME.bye, resetValue(code), 0, 0, encodeReason(message)));
+    this.#drop(message, CLOSE.ended);
+    this.#kept = [];
+    this.#keptFrom = 0;
+    this.#keptBytes = 0;
+  }
+
+  /** A peer that breaks the protocol would break it again on the next websocket: the session ends. */
+  #fail(error: LpkError): void {
+    this.close(error.code, error.message);
+    this.emit('bye', error);
+  }
+
+  #write(message: Buffer): void {
+    const carrier = this.#carrier as WebSocket;
+    this.#cork(carrier);
+    if (carrier.bufferedAmount + message.length < LIMITS.carrierBufferBytes) {
+      carrier.send(message);
+    } else {
+      carrier.send(message, () => {
+        if (carrier === this.#carrier) this.#wake();
+      });
+    }
+  }
+
+  /** Frames sent in one turn of the event loop leave in one write. `ws` has no public cork, its socket has. */
+  #cork(carrier: WebSocket): void {
+    if (this.#corked) return;
+    const socket = (carrier as unknown as { _socket?: { cork(): void; uncork(): void } })._socket;
+    if (!socket) return;
+    this.#corked = true;
+    socket.cork();
+    process.nextTick(() => {
+      this.#corked = false;
+      socket.uncork();
+    });
+  }
+
+  #wake(): void {
+    if (this.ready) this.emit('ready');
+  }
+
+  #receive(message: Buffer): void {
+    this.#lastHeard = performance.now();
+    try {
+      const frame = decodeFrame(message);
+      if (frame.type >= FIRST_UNNUMBERED) {
+        this.#control(frame);
+        return;
+      }
+      const expected = this.#received + 1;
+      if (frame.seq !== expected % 0x1_0000_0000) {
+        throw new LpkError('protocol', `frame ${frame.seq} where ${expected} was due`);
+      }
+      this.#received = expected;
+      this.#unackedBytes += message.length;
+      if (this.#unackedBytes >= TIMES.ackBytes) this.#ack();
+      else this.#ackTimer ??= setTimeout(() => this.#ack(), TIMES.ackMs);
+      this.emit('frame', frame);
+    } catch (error) {
+      if (!(error instanceof LpkError)) throw error;
+      this.#fail(error);
+    }
+  }
+
+  #control(frame: Frame): void {
+    if (frame.type === FRAME.ack) {
+      const count = decodeCount(frame.body);
+      if (count < this.#acked || count > this.#sent) throw new LpkError('protocol', 'ACK of frames never sent');
+      const wasFull = this.#keptBytes >= LIMITS.retainBytes;
+      this.#release(count);
+      if (wasFull) this.#wake();
+    } else if (frame.type === FRAME.ping) {
+      if (this.#carrier) this.#write(encodeFrame(FRAME.pong, 0, 0, 0, frame.body));
+    } else if (frame.type === FRAME.pong) {
+      if (decodeUint32(frame.body) === this.#pingToken && !this.#pingAnswered) {
+        this.#pingAnswered = true;
+        this.noteRtt(performance.now() - this.#pingSentAt);
+      }
+    } else if (frame.type === FRAME.bye) {
+      this.#closed = true;
+      this.#drop('the peer ended the session', CLOSE.ended);
+      this.emit('bye', new LpkError(resetName(frame.arg), frame.body.toString('utf8') || 'the peer ended the session'));
+    }
+  }
+
+  #ack(): void {
+    clearTimeout(this.#ackTimer);
+    this.#ackTimer = undefined;
+    this.#unackedBytes = 0;
+    if (!this.#carrier || this.#receivedAcked === this.#received) return;
+    this.#receivedAcked = this.#received;
+    this.#write(encodeFrame(FRAME.ack, 0, 0, 0, encodeCount(this.#received)));
+  }
+
+  #release(count: number): void {
+    while (this.#acked < count) {
+      this.#keptBytes -= (this.#kept[this.#keptFrom] as Buffer).length + KEPT_OVERHEAD_BYTES;
+      (this.#kept as (Buffer | undefined)[])[this.#keptFrom] = undefined;
+      this.#keptFrom += 1;
+      this.#acked += 1;
+    }
+    if (this.#keptFrom > 1024 && this.#keptFrom * 2 > this.#kept.length) {
+      this.#kept = this.#kept.slice(this.#keptFrom);
+      this.#keptFrom = 0;
+    }
+  }
+
+  /** Once a second: is the peer still there? A late tick means this process itself was asleep, which proves nothing. */
+  #check(): void {
+    const now = performance.now();
+    const late = this.#lastTick > 0 && now - this.#lastTick > 3_000;
+    this.#lastTick = now;
+    if (late) this.#lastHeard = Math.max(this.#lastHeard, now - TIMES.deadMs / 2);
+    if (now - this.#lastHeard > TIMES.deadMs) {
+      this.#lost(`nothing heard for ${Math.round((now - this.#lastHeard) / 1_000)} s`);
+      return;
+    }
+    if (this.#carrier && now - this.#pingSentAt >= TIMES.pingMs) {
+      this.#pingToken = (this.#pingToken + 1) >>> 0;
+      this.#pingSentAt = now;
+      this.#pingAnswered = false;
+      this.#write(encodeFrame(FRAME.ping, 0, 0, 0, encodeUint32(this.#pingToken)));
+    }
+  }
+
+  #lost(reason: string): void {
+    if (!this.#carrier) return;
+    this.#drop(reason, CLOSE.dead);
+    this.emit('down', reason);
+  }
+
+  #drop(reason: string, code: number): void {
+    const carrier = this.#carrier;
+    if (!carrier) return;
+    this.#carrier = undefined;
+    this.#corked = false;
+    this.#lastTick = 0;
+    this.#pingSentAt = 0;
+    clearInterval(this.#watch);
+    clearTimeout(this.#ackTimer);
+    this.#ackTimer = undefined;
+    carrier.on('error', () => {});
+    carrier.close(code, closeReason(reason));
+    if (code === CLOSE.dead) carrier.terminate();
+    else setTimeout(() => carrier.terminate(), 1_000).unref();
+  }
+}
+
+/** RFC 6455 5.5: at most 123 bytes. */
+function closeReason(text: string): string {
+  return text.replace(/[^\x20-\x7e]/g, '?').slice(0, 120);
+}

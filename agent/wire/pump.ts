@@ -1,0 +1,61 @@
+import type net from 'node:net';
+import type { Duplex } from 'node:stream';
+import { type ErrorCode, LpkError, systemCode } from './errors.ts';
+
+/** A stream that can be ended at once with a reason the other side understands. */
+export type Resettable = Duplex & { reset(code: ErrorCode, message?: string): void };
+
+const SYSTEM_CODES: Record<string, ErrorCode> = {
+  ECONNREFUSED: 'refused',
+  ENOENT: 'refused',
+  EHOSTUNREACH: 'unreachable',
+  ENETUNREACH: 'unreachable',
+  EADDRNOTAVAIL: 'unreachable',
+  ETIMEDOUT: 'timed-out',
+  EACCES: 'not-allowed',
+  EPERM: 'not-allowed',
+  ENOTFOUND: 'name-not-found',
+  EAI_AGAIN: 'name-not-found',
+  ENODATA: 'name-not-found',
+  ECONNRESET: 'connection-reset',
+  EPIPE: 'connection-reset',
+  EADDRINUSE: 'address-in-use',
+};
+
+/** A socket's error as one of lpk's codes. With several addresses tried (RFC 8305) the last one's counts. */
+export function flowError(error: unknown): LpkError {
+  if (error instanceof LpkError) return error;
+  if (error instanceof AggregateError && error.errors.length > 0) return flowError(error.errors.at(-1));
+  const code = SYSTEM_CODES[systemCode(error) ?? ''] ?? 'internal';
+  return new LpkError(code, error instanceof Error ? error.message : String(error), { cause: error });
+}
+
+/**
+ * Joins a socket and a stream both ways: backpressure, half-close (each side's end is passed on alone) and resets (an
+ * error on one side ends the other at once). Both must allow half-open.
+ */
+export function pump(socket: net.Socket, stream: Resettable): void {
+  socket.on('data', (chunk) => {
+    if (!stream.write(chunk)) socket.pause();
+  });
+  stream.on('drain', () => socket.resume());
+  stream.on('data', (chunk) => {
+    if (!socket.write(chunk)) stream.pause();
+  });
+  socket.on('drain', () => stream.resume());
+  socket.on('end', () => stream.end());
+  stream.on('end', () => socket.end());
+  socket.on('error', (error) => {
+    const { code, message } = flowError(error);
+    stream.reset(code, message);
+  });
+  stream.on('error', () => {
+    if (!socket.destroyed) socket.resetAndDestroy();
+  });
+  socket.on('close', () => {
+    if (!stream.destroyed && !(socket.readableEnded && socket.writableFinished)) stream.reset('connection-reset');
+  });
+  stream.on('close', () => {
+    if (!socket.destroyed && !(stream.readableEnded && stream.writableFinished)) socket.resetAndDestroy();
+  });
+}

@@ -1,0 +1,228 @@
+import { Duplex } from 'node:stream';
+import { type ErrorCode, LpkError } from './errors.ts';
+import { flowError } from './pump.ts';
+import { LIMITS, MAX_PAYLOAD_BYTES, type StreamKind } from './protocol.ts';
+
+/** What a stream needs of its session; see session.ts. */
+export type StreamPort = {
+  /** The stream has something to send and credit to send it. */
+  schedule(stream: Stream): void;
+  sendFin(stream: Stream): void;
+  sendReset(stream: Stream, code: ErrorCode, message: string): void;
+  sendOpened(stream: Stream): void;
+  /** Gives the peer back `bytes`; returns by how much the window grew. */
+  sendCredit(stream: Stream, bytes: number): void;
+  forget(stream: Stream): void;
+};
+
+/** Before a datagram counts as 64 bytes, a flood of empty ones would cost nothing. */
+const DATAGRAM_MIN_COST = 64;
+
+/**
+ * One stream of a session: a Duplex whose two directions end separately. Its reader's pace is the sender's: credit goes back
+ * only for what was read. A `udp` stream keeps datagrams whole and drops rather than waits.
+ */
+export class Stream extends Duplex {
+  readonly id: number;
+  readonly kind: StreamKind;
+  /** As in the OPEN: whom it dials, or who called. */
+  readonly host: string;
+  readonly port: number;
+  readonly peerPort: number;
+  /** Settles with the far end's dial result: LpkError `refused`, `unreachable`, … */
+  readonly opened: Promise<void>;
+  /** Window the peer sends into, bytes; grows (see session.ts). */
+  windowBytes: number = LIMITS.initialWindowBytes;
+  /** When credit was last given, ms; the growth rule's clock. */
+  creditedAt = 0;
+  /** Sent lately, bytes, and when: the scheduler's measure of a bulk stream. */
+  recentBytes = 0;
+  recentAt = 0;
+
+  #port: StreamPort;
+  #inbox: Buffer[] = [];
+  #inboxBytes = 0;
+  #readOwed = 0;
+  #wanted = false;
+  #finReceived = false;
+  #finSent = false;
+  #over = false;
+  #credit: number;
+  #pending: Buffer | undefined;
+  #pendingDone: ((error?: Error | null) => void) | undefined;
+  #settleOpened: { resolve: () => void; reject: (error: LpkError) => void };
+
+  constructor(
+    port: StreamPort,
+    init: { id: number; kind: StreamKind; host: string; port: number; peerPort: number; firstSent?: number },
+  ) {
+    const datagrams = init.kind === 'udp';
+    super({
+      allowHalfOpen: true,
+      readableObjectMode: datagrams,
+      writableObjectMode: datagrams,
+      readableHighWaterMark: datagrams ? 16 : MAX_PAYLOAD_BYTES,
+      writableHighWaterMark: datagrams ? 16 : MAX_PAYLOAD_BYTES,
+    });
+    this.#port = port;
+    this.id = init.id;
+    this.kind = init.kind;
+    this.host = init.host;
+    this.port = init.port;
+    this.peerPort = init.peerPort;
+    this.#credit = LIMITS.initialWindowBytes - this.#cost(init.firstSent ?? 0);
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    promise.catch(() => {}); // who doesn't ask for the result hears of a failure by the stream's 'error'
+    this.opened = promise;
+    this.#settleOpened = { resolve, reject };
+    this.on('error', () => {}); // a reset by the peer is news, never a crash
+  }
+
+  /** Agent and laptop alike: tells the peer that what it asked for is connected. */
+  accept(): void {
+    this.#settleOpened.resolve();
+    if (!this.#over) this.#port.sendOpened(this);
+  }
+
+  /** Ends both directions at once; the peer hears why. */
+  reset(code: ErrorCode, message = ''): void {
+    if (this.destroyed) return;
+    this.#finish(code, message);
+    this.destroy();
+  }
+
+  /** Bytes received and not yet read. */
+  get unreadBytes(): number {
+    return this.#inboxBytes;
+  }
+
+  // What the session calls.
+
+  /** Next piece to send, within `maxBytes` and the credit; undefined when there is none. */
+  takePiece(maxBytes: number): { piece: Buffer; done: (() => void) | undefined } | undefined {
+    const pending = this.#pending;
+    if (!pending || this.#credit <= 0) return undefined;
+    const bytes = Math.min(pending.length, this.#credit, maxBytes);
+    this.#credit -= this.#cost(bytes);
+    if (bytes === pending.length) {
+      const done = this.#pendingDone as () => void;
+      this.#pending = undefined;
+      this.#pendingDone = undefined;
+      return { piece: pending, done };
+    }
+    this.#pending = pending.subarray(bytes);
+    return { piece: pending.subarray(0, bytes), done: undefined };
+  }
+
+  get hasPiece(): boolean {
+    return this.#pending !== undefined && this.#credit > 0;
+  }
+
+  receiveOpened(): void {
+    this.#settleOpened.resolve();
+    this.emit('opened');
+  }
+
+  /** Throws LpkError `limit-exceeded` when the peer sends more than it may. */
+  receiveData(piece: Buffer): void {
+    const bytes = this.#cost(piece.length);
+    if (this.#inboxBytes + this.#readOwed + bytes > this.windowBytes) {
+      throw new LpkError('limit-exceeded', `stream ${this.id}: the peer sent more than its window`);
+    }
+    if (this.#finReceived) throw new LpkError('protocol', `stream ${this.id}: data after FIN`);
+    this.#inbox.push(piece);
+    this.#inboxBytes += bytes;
+    if (this.#wanted) this._read();
+  }
+
+  receiveFin(): void {
+    this.#finReceived = true;
+    if (this.#wanted) this._read();
+    this.#forgetIfDone();
+  }
+
+  receiveCredit(bytes: number): void {
+    this.#credit += bytes;
+    if (this.#pending) this.#port.schedule(this);
+  }
+
+  receiveReset(error: LpkError): void {
+    this.#over = true;
+    this.#settleOpened.reject(error);
+    this.#port.forget(this);
+    this.destroy(error);
+  }
+
+  override _read(): void {
+    this.#wanted = true;
+    while (this.#wanted) {
+      const piece = this.#inbox.shift();
+      if (!piece) {
+        if (this.#finReceived) {
+          this.#wanted = false;
+          this.push(null);
+          this.#forgetIfDone();
+        }
+        return;
+      }
+      this.#consumed(this.#cost(piece.length));
+      this.#wanted = this.push(piece);
+    }
+  }
+
+  override _write(chunk: Buffer, _encoding: BufferEncoding, done: (error?: Error | null) => void): void {
+    if (this.#over) return done();
+    if (this.kind === 'udp' && (this.#cost(chunk.length) > this.#credit || chunk.length > MAX_PAYLOAD_BYTES)) {
+      return done(); // a datagram that finds no room is dropped, as on any network
+    }
+    this.#pending = chunk;
+    this.#pendingDone = done;
+    if (this.#credit > 0) this.#port.schedule(this);
+  }
+
+  override _final(done: (error?: Error | null) => void): void {
+    if (!this.#over) {
+      this.#finSent = true;
+      this.#port.sendFin(this);
+      this.#forgetIfDone();
+    }
+    done();
+  }
+
+  override _destroy(error: Error | null, done: (error?: Error | null) => void): void {
+    this.#inbox = [];
+    this.#inboxBytes = 0;
+    const { code, message } = error ? flowError(error) : new LpkError('cancelled', 'closed');
+    this.#finish(code, message);
+    const pendingDone = this.#pendingDone;
+    this.#pending = undefined;
+    this.#pendingDone = undefined;
+    pendingDone?.(error);
+    done(error);
+  }
+
+  #finish(code: ErrorCode, message: string): void {
+    this.#settleOpened.reject(new LpkError(code, message));
+    if (!this.#over && !(this.#finSent && this.#finReceived)) this.#port.sendReset(this, code, message);
+    this.#over = true;
+    this.#port.forget(this);
+  }
+
+  /** Unread bytes still count against the session, so a stream stays known until they are read. */
+  #forgetIfDone(): void {
+    if (this.#finSent && this.#finReceived && this.#inbox.length === 0) this.#port.forget(this);
+  }
+
+  #consumed(bytes: number): void {
+    this.#inboxBytes -= bytes;
+    this.#readOwed += bytes;
+    if (this.#readOwed * 2 < this.windowBytes || this.#finReceived || this.#over) return;
+    const owed = this.#readOwed;
+    this.#readOwed = 0;
+    this.#port.sendCredit(this, owed);
+  }
+
+  #cost(bytes: number): number {
+    return this.kind === 'udp' ? Math.max(bytes, DATAGRAM_MIN_COST) : bytes;
+  }
+}

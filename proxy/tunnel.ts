@@ -1,0 +1,220 @@
+import { randomBytes } from 'node:crypto';
+import { EventEmitter } from 'node:events';
+import type { WebSocket } from 'ws';
+import { type ErrorCode, LpkError } from '../agent/wire/errors.ts';
+import { proveAsLaptop, type Welcome } from '../agent/wire/handshake.ts';
+import { CLOSE, SESSION_ID_BYTES, TIMES } from '../agent/wire/protocol.ts';
+import { Session } from '../agent/wire/session.ts';
+
+/** A new attempt starts this often while earlier ones hang: a network that comes back is used within a second. */
+const ATTEMPT_EVERY_MS = 1_000;
+const MAX_ATTEMPTS_AT_ONCE = 8;
+const ATTEMPT_LIFE_MS = 10_000;
+/** An attempt that has begun its proof keeps the others from beginning theirs for so long. */
+const PROOF_MS = 2_000;
+const FIRST_RETRY_MS = 100;
+
+/** Failures that trying again can't mend. */
+const FINAL: ReadonlySet<ErrorCode> = new Set(['forbidden', 'unauthorized', 'key-mismatch', 'version-mismatch', 'not-found']);
+
+export type TunnelOptions = {
+  /** The session's 256-bit key. */
+  key: Buffer;
+  /** Starts a websocket to the agent. */
+  connect: () => WebSocket;
+  /** What a failed websocket means. */
+  explain: (error: unknown) => LpkError;
+};
+
+export type TunnelEvents = {
+  /** A new session: the first, or after the old one was lost. Streams of the old one are gone. */
+  session: [Session];
+  up: [];
+  /** The websocket is gone. `holdMs`: how long the agent keeps the streams from now. */
+  down: [{ reason: string; holdMs: number }];
+  /** Reconnecting is of no use: the agent is gone for good, or refuses. */
+  end: [LpkError];
+};
+
+type Attempt = { carrier: WebSocket; timer: NodeJS.Timeout };
+
+/**
+ * The laptop's end of one agent: connects, and reconnects for as long as it is wanted. Streams survive while the agent
+ * holds the session; after that, a new session begins.
+ */
+export class Tunnel extends EventEmitter<TunnelEvents> {
+  #options: TunnelOptions;
+  #session: Session | undefined;
+  #sessionId = randomBytes(SESSION_ID_BYTES);
+  #holdMs: number = TIMES.holdMs;
+  #holdTimer: NodeJS.Timeout | undefined;
+  #attempts = new Set<Attempt>();
+  #nextAttempt: NodeJS.Timeout | undefined;
+  #retryMs = FIRST_RETRY_MS;
+  #proving: { attempt: Attempt; since: number } | undefined;
+  #lastError: LpkError | undefined;
+  #closed = false;
+  #reconnects = 0;
+
+  constructor(options: TunnelOptions) {
+    super();
+    this.#options = options;
+  }
+
+  /** The session to open streams on. Throws LpkError `link-lost` when there is none. */
+  get session(): Session {
+    if (!this.#session || this.#session.ended) {
+      throw new LpkError('link-lost', 'the link to the cluster is down', { cause: this.#lastError });
+    }
+    return this.#session;
+  }
+
+  get isUp(): boolean {
+    return this.#session?.isUp === true;
+  }
+
+  get reconnects(): number {
+    return this.#reconnects;
+  }
+
+  /** Rejects with the last attempt's LpkError after `timeoutMs`, or at once when trying again is of no use. */
+  async start(timeoutMs: number): Promise<void> {
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    const timer = setTimeout(() => {
+      reject(this.#lastError ?? new LpkError('agent-unreachable', `the agent did not answer within ${timeoutMs / 1_000} s`));
+    }, timeoutMs);
+    const onEnd = (error: LpkError) => reject(error);
+    this.once('up', resolve).once('end', onEnd);
+    this.#attempt();
+    try {
+      await promise;
+    } catch (error) {
+      this.close();
+      throw error;
+    } finally {
+      clearTimeout(timer);
+      this.off('up', resolve).off('end', onEnd);
+    }
+  }
+
+  /** Leaves on purpose: the agent drops the session at once. */
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.#stopAttempts();
+    clearTimeout(this.#holdTimer);
+    this.#session?.close('session-ended', 'the laptop left');
+  }
+
+  #attempt(): void {
+    clearTimeout(this.#nextAttempt);
+    if (this.#closed || this.isUp) return;
+    if (this.#attempts.size < MAX_ATTEMPTS_AT_ONCE) this.#open();
+    this.#schedule(ATTEMPT_EVERY_MS);
+  }
+
+  #schedule(ms: number): void {
+    clearTimeout(this.#nextAttempt);
+    this.#nextAttempt = setTimeout(() => this.#attempt(), ms);
+  }
+
+  #open(): void {
+    const carrier = this.#options.connect();
+    const attempt: Attempt = { carrier, timer: setTimeout(() => carrier.terminate(), ATTEMPT_LIFE_MS) };
+    this.#attempts.add(attempt);
+    let failure: LpkError | undefined;
+    carrier.on('error', (error) => {
+      failure ??= this.#options.explain(error);
+    });
+    let resuming = false;
+    const sample = () => {
+      const now = performance.now();
+      if (this.#proving && now - this.#proving.since < PROOF_MS) throw new LpkError('cancelled', 'another attempt is ahead');
+      this.#proving = { attempt, since: now };
+      resuming = this.#session !== undefined && !this.#session.ended;
+      if (!resuming) this.#sessionId = randomBytes(SESSION_ID_BYTES);
+      return { sessionId: this.#sessionId, received: resuming ? (this.#session?.link.received ?? 0) : 0, resuming };
+    };
+    proveAsLaptop(carrier, this.#options.key, sample, (welcome) => this.#welcomed(attempt, welcome, resuming)).catch(
+      (error: LpkError) => this.#failed(attempt, failure ?? error),
+    );
+  }
+
+  #welcomed(attempt: Attempt, welcome: Welcome, resuming: boolean): void {
+    this.#retire(attempt);
+    if (this.#closed || this.isUp) return void attempt.carrier.terminate();
+    const resumed = resuming && welcome.resumed && this.#session !== undefined && !this.#session.ended;
+    if (resuming && !resumed && welcome.resumed) {
+      // The session ran out on this side while the agent still held it: the next attempt starts anew.
+      attempt.carrier.terminate();
+      return this.#schedule(0);
+    }
+    this.#stopAttempts();
+    clearTimeout(this.#holdTimer);
+    this.#holdMs = welcome.holdMs;
+    this.#retryMs = FIRST_RETRY_MS;
+    if (this.#session) this.#reconnects += 1;
+    if (!resumed) this.#begin();
+    const session = this.session;
+    session.link.noteRtt(welcome.rttMs);
+    try {
+      session.attach(attempt.carrier, welcome.peerReceived);
+    } catch (error) {
+      attempt.carrier.close(CLOSE.protocol);
+      session.close('protocol', (error as Error).message);
+    }
+  }
+
+  #begin(): void {
+    this.#session?.close('link-lost', 'the agent no longer has this session');
+    const session = new Session('laptop');
+    this.#session = session;
+    session.on('up', () => this.emit('up'));
+    session.on('down', (reason) => this.#down(session, reason));
+    session.on('end', (error) => this.#sessionEnded(session, error));
+    this.emit('session', session);
+  }
+
+  #down(session: Session, reason: string): void {
+    this.#holdTimer = setTimeout(() => {
+      session.close('link-lost', `the link did not come back within ${Math.round(this.#holdMs / 1_000)} s`);
+    }, this.#holdMs);
+    this.emit('down', { reason, holdMs: this.#holdMs });
+    this.#attempt();
+  }
+
+  /** Ended by the agent (a bye) or by a broken protocol: it may take a new session. Ended by us: nothing to do. */
+  #sessionEnded(session: Session, error: LpkError): void {
+    if (this.#closed || session !== this.#session) return;
+    this.#lastError = error;
+    if (error.code !== 'link-lost') this.emit('down', { reason: error.message, holdMs: 0 });
+    this.#schedule(this.#retryMs);
+  }
+
+  #failed(attempt: Attempt, error: LpkError): void {
+    this.#retire(attempt);
+    if (this.#closed || this.isUp || error.code === 'cancelled') return;
+    this.#lastError = error;
+    if (FINAL.has(error.code)) {
+      this.close();
+      this.emit('end', error);
+      return;
+    }
+    this.#schedule(this.#retryMs);
+    this.#retryMs = Math.min(this.#retryMs * 1.5, ATTEMPT_EVERY_MS);
+  }
+
+  #retire(attempt: Attempt): void {
+    clearTimeout(attempt.timer);
+    this.#attempts.delete(attempt);
+    if (this.#proving?.attempt === attempt) this.#proving = undefined;
+  }
+
+  #stopAttempts(): void {
+    clearTimeout(this.#nextAttempt);
+    for (const attempt of [...this.#attempts]) {
+      this.#retire(attempt);
+      attempt.carrier.terminate();
+    }
+  }
+}
