@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { EventEmitter } from 'node:events';
-import type { WebSocket } from 'ws';
 import { type ErrorCode, LpkError } from '../agent/wire/errors.ts';
+import type { Carrier } from '../agent/wire/carrier.ts';
 import { proveAsLaptop, type Welcome } from '../agent/wire/handshake.ts';
 import { CLOSE, SESSION_ID_BYTES, TIMES } from '../agent/wire/protocol.ts';
 import { Session } from '../agent/wire/session.ts';
@@ -21,7 +21,7 @@ export type TunnelOptions = {
   /** The session's 256-bit key. */
   key: Buffer;
   /** Starts a websocket to the agent. */
-  connect: () => WebSocket;
+  connect: () => Carrier;
   /** What a failed websocket means. */
   explain: (error: unknown) => LpkError;
 };
@@ -36,7 +36,7 @@ export type TunnelEvents = {
   end: [LpkError];
 };
 
-type Attempt = { carrier: WebSocket; timer: NodeJS.Timeout };
+type Attempt = { carrier: Carrier; timer: NodeJS.Timeout };
 
 /**
  * The laptop's end of one agent: connects, and reconnects for as long as it is wanted. Streams survive while the agent

@@ -1,15 +1,17 @@
-/** Variables the start script sets aside because Node or the loader would act on them (agent/deploy/agent-container.ts). */
-const SET_ASIDE = ['NODE_OPTIONS', 'LD_PRELOAD', 'PATH'];
+/** What the start script puts before the names it sets aside (agent/deploy/agent-container.ts). */
+const SET_ASIDE = 'LPK_';
 
-/** The container's variables as the swapped program would have had them, the agent's own traces removed. */
+/**
+ * The container's variables as the swapped program would have had them: those that Node or the loader would have acted on
+ * were set aside as `LPK_NAME` and get their names back.
+ */
 export function podEnvironment(environment: NodeJS.ProcessEnv): Record<string, string> {
   const result: Record<string, string> = {};
-  for (const [name, value] of Object.entries(environment)) {
-    if (value !== undefined && !name.startsWith('LPK_')) result[name] = value;
-  }
-  for (const name of SET_ASIDE) {
-    const kept = environment[`LPK_${name}`];
-    if (kept !== undefined) result[name] = kept;
+  const asideFirst = Object.entries(environment).sort(([a], [b]) => Number(b.startsWith(SET_ASIDE)) - Number(a.startsWith(SET_ASIDE)));
+  for (const [name, value] of asideFirst) {
+    if (value === undefined) continue;
+    const own = name.startsWith(SET_ASIDE) ? name.slice(SET_ASIDE.length) : name;
+    result[own] ??= value;
   }
   return result;
 }

@@ -1,10 +1,9 @@
 import http from 'node:http';
 import type net from 'node:net';
 import type { Duplex } from 'node:stream';
-import type { WebSocket } from 'ws';
-import { webSocketServer } from '../wire/carrier.ts';
+import { acceptWebSocket, type Carrier } from '../wire/carrier.ts';
 import { proveAsAgent, type Resume } from '../wire/handshake.ts';
-import { CLOSE, SUBPROTOCOL, TIMES } from '../wire/protocol.ts';
+import { CLOSE, TIMES } from '../wire/protocol.ts';
 import { Session } from '../wire/session.ts';
 
 /** Connections that have proven nothing yet. The oldest makes room, so a flood can't keep the laptop out. */
@@ -32,7 +31,6 @@ export type TunnelServer = {
 /** Takes a laptop's websockets, lets it prove the key, and gives it its session back. Rejects with Node's listen error. */
 export async function startServer(options: ServerOptions): Promise<TunnelServer> {
   const unproven = new Set<Duplex>();
-  const sockets = webSocketServer();
   let current: { id: Buffer; session: Session; holdTimer: NodeJS.Timeout | undefined } | undefined;
 
   const http1 = http.createServer({ headersTimeout: TIMES.handshakeMs, requestTimeout: TIMES.handshakeMs }, (_request, response) => {
@@ -55,15 +53,8 @@ export async function startServer(options: ServerOptions): Promise<TunnelServer>
     }
   });
   http1.on('upgrade', (request, socket: Duplex, head) => {
-    const offered = (request.headers['sec-websocket-protocol'] ?? '').split(',').map((name) => name.trim());
-    if (!offered.includes(SUBPROTOCOL)) {
-      const text = `this lpk agent speaks ${SUBPROTOCOL}, not ${offered.join(', ') || 'an unnamed protocol'}\n`;
-      socket.end(
-        `HTTP/1.1 426 Upgrade Required\r\nContent-Type: text/plain\r\nContent-Length: ${text.length}\r\nConnection: close\r\n\r\n${text}`,
-      );
-      return;
-    }
-    sockets.handleUpgrade(request, socket, head, (carrier) => {
+    const carrier = acceptWebSocket(request, socket, head);
+    carrier?.once('open', () => {
       proveAsAgent(
         carrier,
         options.key,
@@ -98,7 +89,7 @@ export async function startServer(options: ServerOptions): Promise<TunnelServer>
     options.onSession(session);
   }
 
-  function attach(carrier: WebSocket, resume: Resume): void {
+  function attach(carrier: Carrier, resume: Resume): void {
     try {
       current?.session.attach(carrier, resume.resuming ? resume.received : 0);
     } catch {

@@ -1,50 +1,236 @@
+import { createHash, randomBytes } from 'node:crypto';
+import { EventEmitter } from 'node:events';
+import http from 'node:http';
+import https from 'node:https';
 import type { Duplex } from 'node:stream';
-import type { SecureContextOptions } from 'node:tls';
-import { type ClientOptions, WebSocket, WebSocketServer } from 'ws';
 import { type ErrorCode, LpkError } from './errors.ts';
-import { MAX_MESSAGE_BYTES, SUBPROTOCOL, TIMES } from './protocol.ts';
+import { SUBPROTOCOL, TIMES } from './protocol.ts';
+import { FrameReader, OPCODE, websocketHeader } from './websocket.ts';
 
-/** What a laptop needs to say to open a websocket: headers and TLS options as of `https.request`. */
-export type WebSocketOptions = SecureContextOptions & {
-  headers?: Record<string, string>;
-  servername?: string;
-  rejectUnauthorized?: boolean;
-  agent?: ClientOptions['agent'];
+/**
+ * One websocket between laptop and agent: whole binary messages, zero copies. `ws` joins every message it reads into new
+ * memory, which is a third of what a bulk transfer costs here; see README, "Dependencies".
+ */
+
+export type CarrierEvents = {
+  open: [];
+  /** `head` holds at least the first `MESSAGE.headBytes` of the message, `rest` what follows, in the pieces it came in. */
+  message: [head: Buffer, rest: Buffer[]];
+  error: [Error];
+  /** Last event, once. */
+  close: [code: number, reason: string];
+};
+
+/** RFC 6455 7.4.1: no close frame was seen. */
+const ABNORMAL = 1006;
+/** A message this small is written as one buffer. */
+const MERGE_BYTES = 2_048;
+const CLOSE_WAIT_MS = 1_000;
+
+export class Carrier extends EventEmitter<CarrierEvents> {
+  #socket: Duplex | undefined;
+  #side: 'laptop' | 'agent';
+  #abort: (() => void) | undefined;
+  #corked = false;
+  #closeSent = false;
+  #closeSeen: { code: number; reason: string } | undefined;
+  #ended = false;
+
+  /** `abort` stops an opening that is under way. */
+  constructor(side: 'laptop' | 'agent', abort?: () => void) {
+    super();
+    this.#side = side;
+    this.#abort = abort;
+  }
+
+  get isOpen(): boolean {
+    return this.#socket !== undefined && !this.#closeSent && !this.#ended;
+  }
+
+  /** Bytes given to `send` and not yet taken by the kernel. */
+  get bufferedAmount(): number {
+    return this.#socket?.writableLength ?? 0;
+  }
+
+  /** Starts on an upgraded connection; `head`: bytes that came with the upgrade. */
+  start(socket: Duplex, head: Buffer): void {
+    if (this.#ended) return void socket.destroy();
+    this.#socket = socket;
+    this.#abort = undefined;
+    const reader = new FrameReader(this.#side === 'agent', {
+      message: (first, rest) => void this.emit('message', first, rest),
+      ping: (payload) => this.#control(OPCODE.pong, payload),
+      close: (code, reason) => {
+        this.#closeSeen ??= { code, reason };
+        this.close(code);
+        socket.end();
+      },
+      broken: (code, reason) => {
+        this.#closeSeen ??= { code, reason };
+        this.close(code, reason);
+      },
+    });
+    socket.on('data', (chunk: Buffer) => {
+      if (!this.#ended) reader.read(chunk);
+    });
+    socket.on('end', () => socket.end());
+    socket.on('error', (error) => this.emit('error', error));
+    socket.on('close', () => this.#end());
+    this.emit('open');
+    if (head.length > 0) reader.read(head);
+  }
+
+  /** One binary message of two parts. Neither may change afterwards. `flushed`: when the kernel has it. */
+  send(first: Buffer, payload?: Buffer, flushed?: () => void): void {
+    const socket = this.#socket;
+    if (!socket || this.#closeSent || this.#ended) return;
+    this.#cork(socket);
+    const payloadBytes = payload?.length ?? 0;
+    const header = websocketHeader(OPCODE.binary, first.length + payloadBytes, this.#side === 'laptop');
+    if (payload && payloadBytes > MERGE_BYTES) {
+      socket.write(Buffer.concat([header, first]));
+      socket.write(payload, flushed);
+    } else {
+      socket.write(Buffer.concat(payload ? [header, first, payload] : [header, first]), flushed);
+    }
+  }
+
+  /** Says goodbye; the connection ends when the peer has answered, or after 1 s. `reason`: at most 120 characters are sent. */
+  close(code = 1000, reason = ''): void {
+    if (!this.#socket) return this.terminate();
+    if (this.#closeSent || this.#ended) return;
+    const payload = Buffer.alloc(2);
+    payload.writeUInt16BE(code === ABNORMAL ? 1000 : code);
+    const text = Buffer.from(reason.replace(/[^\x20-\x7e]/g, '?').slice(0, 120)); // RFC 6455 5.5: at most 123 bytes
+    this.#control(OPCODE.close, Buffer.concat([payload, text]));
+    this.#closeSent = true;
+    setTimeout(() => this.terminate(), CLOSE_WAIT_MS).unref();
+  }
+
+  /** Ends the connection, or its opening, at once. */
+  terminate(): void {
+    this.#abort?.();
+    this.#socket?.destroy();
+    if (!this.#socket) this.#end();
+  }
+
+  /** The opening failed. */
+  fail(error: Error): void {
+    if (this.#ended) return;
+    this.emit('error', error);
+    this.#end();
+  }
+
+  #control(opcode: number, payload: Buffer): void {
+    if (!this.#socket || this.#closeSent || this.#ended) return;
+    this.#socket.write(Buffer.concat([websocketHeader(opcode, payload.length, this.#side === 'laptop'), payload]));
+  }
+
+  /** What is sent in one turn of the event loop leaves in one write. */
+  #cork(socket: Duplex): void {
+    if (this.#corked) return;
+    this.#corked = true;
+    socket.cork();
+    process.nextTick(() => {
+      this.#corked = false;
+      socket.uncork();
+    });
+  }
+
+  #end(): void {
+    if (this.#ended) return;
+    this.#ended = true;
+    this.#abort = undefined;
+    this.emit('close', this.#closeSeen?.code ?? ABNORMAL, this.#closeSeen?.reason ?? '');
+  }
+}
+
+/** What a laptop needs to open a websocket: headers and TLS options as of `https.request`. */
+export type WebSocketOptions = Pick<https.RequestOptions, 'ca' | 'cert' | 'key' | 'rejectUnauthorized' | 'servername' | 'agent'> & {
+  headers?: http.OutgoingHttpHeaders;
   /** Give a connected stream instead of dialling the URL's host (a port-forward). */
   createConnection?: () => Duplex;
 };
 
-const SETTINGS = { perMessageDeflate: false, maxPayload: MAX_MESSAGE_BYTES, skipUTF8Validation: true } as const;
-
 /**
- * A websocket that can carry a link. The mask is zero, which `ws` then skips: masking guards old proxies against a browser's
- * scripts (RFC 6455 10.3), and here the bytes travel in TLS and no script chooses them.
+ * Opens a websocket (RFC 6455 4.1); an 'error' event says why it could not: an LpkError when an HTTP answer came instead
+ * (`unauthorized`, `forbidden`, `not-found`, `version-mismatch`, `agent-unreachable`).
  */
-export function openWebSocket(url: string, options: WebSocketOptions = {}): WebSocket {
-  const { createConnection, ...rest } = options;
-  const carrier = new WebSocket(url, SUBPROTOCOL, {
+export function openWebSocket(url: string, options: WebSocketOptions = {}): Carrier {
+  const key = randomBytes(16).toString('base64');
+  const target = new URL(url.replace(/^ws/, 'http'));
+  const { createConnection, headers, ...rest } = options;
+  const request = (target.protocol === 'https:' ? https : http).request(target, {
     ...rest,
-    ...(createConnection ? { createConnection: createConnection as unknown as ClientOptions['createConnection'] } : {}),
-    ...SETTINGS,
-    generateMask: (mask: Buffer) => mask.fill(0),
-    handshakeTimeout: TIMES.handshakeMs * 2,
-    followRedirects: false,
+    ...(createConnection ? { createConnection: createConnection as never } : {}),
+    headers: {
+      ...headers,
+      connection: 'Upgrade',
+      upgrade: 'websocket',
+      'sec-websocket-version': '13',
+      'sec-websocket-key': key,
+      'sec-websocket-protocol': SUBPROTOCOL,
+    },
+    timeout: TIMES.handshakeMs * 2,
   });
-  carrier.on('unexpected-response', (_request, response) => {
+  const carrier = new Carrier('laptop', () => request.destroy());
+  request.on('timeout', () => request.destroy(new LpkError('timed-out', `${target.host} did not answer in time`)));
+  request.on('error', (error) => carrier.fail(error));
+  request.on('close', () => {
+    if (!carrier.isOpen) carrier.fail(new LpkError('agent-unreachable', `${target.host} closed the connection`));
+  });
+  request.on('response', (response) => {
     let text = '';
     response.setEncoding('utf8');
     response.on('data', (chunk: string) => {
       if (text.length < MAX_ANSWER_CHARS) text += chunk;
     });
-    response.on('close', () => {
-      carrier.emit('error', upgradeError(response.statusCode ?? 0, text));
-      carrier.terminate();
-    });
+    response.on('close', () => carrier.fail(upgradeError(response.statusCode ?? 0, text)));
   });
+  request.on('upgrade', (response, socket, head) => {
+    socket.setTimeout(0);
+    const { 'sec-websocket-accept': accept, 'sec-websocket-protocol': protocol } = response.headers;
+    if (accept !== acceptKey(key) || protocol !== SUBPROTOCOL) {
+      socket.destroy();
+      return carrier.fail(new LpkError('version-mismatch', `what answered at ${target.host} speaks ${protocol ?? 'no lpk'}`));
+    }
+    socket.setNoDelay(true);
+    carrier.start(socket, head);
+  });
+  request.end();
   return carrier;
 }
 
-const MAX_ANSWER_CHARS = 4096;
+/** Answers an upgrade request (RFC 6455 4.2) on the agent. What is no websocket of our version gets an HTTP error, and undefined. */
+export function acceptWebSocket(request: http.IncomingMessage, socket: Duplex, head: Buffer): Carrier | undefined {
+  const { upgrade, 'sec-websocket-key': key, 'sec-websocket-protocol': protocols } = request.headers;
+  const offered = (protocols ?? '').split(',').map((name) => name.trim());
+  if (upgrade?.toLowerCase() !== 'websocket' || !key || !offered.includes(SUBPROTOCOL)) {
+    const asked = offered.join(', ').replace(/[^\x20-\x7e]/g, '?').slice(0, 100) || 'nothing';
+    const text = `this lpk agent speaks ${SUBPROTOCOL}; it was asked for ${asked}\n`;
+    const lines = ['HTTP/1.1 426 Upgrade Required', 'Content-Type: text/plain', `Content-Length: ${text.length}`, 'Connection: close'];
+    socket.end(`${lines.join('\r\n')}\r\n\r\n${text}`);
+    return undefined;
+  }
+  const lines = [
+    'HTTP/1.1 101 Switching Protocols',
+    'Upgrade: websocket',
+    'Connection: Upgrade',
+    `Sec-WebSocket-Accept: ${acceptKey(key)}`,
+    `Sec-WebSocket-Protocol: ${SUBPROTOCOL}`,
+  ];
+  socket.write(`${lines.join('\r\n')}\r\n\r\n`);
+  const carrier = new Carrier('agent');
+  // The caller adds its listeners before the first byte is read.
+  process.nextTick(() => carrier.start(socket, head));
+  return carrier;
+}
+
+function acceptKey(key: string): string {
+  return createHash('sha1').update(`${key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11`).digest('base64');
+}
+
+const MAX_ANSWER_CHARS = 4_096;
 
 const STATUS_CODES: Record<number, ErrorCode> = {
   401: 'unauthorized',
@@ -64,9 +250,4 @@ function upgradeError(status: number, body: string): LpkError {
   }
   const line = message.replace(/\s+/g, ' ').slice(0, 300) || 'no reason given';
   return new LpkError(STATUS_CODES[status] ?? 'agent-unreachable', `${line} (HTTP ${status})`);
-}
-
-/** The agent's end: takes upgraded sockets (`handleUpgrade`), speaks one subprotocol. */
-export function webSocketServer(): WebSocketServer {
-  return new WebSocketServer({ noServer: true, ...SETTINGS, handleProtocols: () => SUBPROTOCOL });
 }

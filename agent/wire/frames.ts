@@ -10,8 +10,8 @@ import {
   type StreamKind,
 } from './protocol.ts';
 
-/** A frame as it came off the websocket. `body` shares memory with the message. */
-export type Frame = { type: FrameType; arg: number; stream: number; seq: number; body: Buffer };
+/** A frame as it came off the websocket: `body`, and for a long payload what follows it, in pieces. */
+export type Frame = { type: FrameType; arg: number; stream: number; seq: number; body: Buffer; rest: Buffer[] };
 
 /** The fields of an OPEN: who is wanted (`tcp`, `udp`), what is asked (`control`), or who called (`accept`). */
 export type OpenFields = {
@@ -27,28 +27,20 @@ export type OpenFields = {
 const TYPES = new Set<number>(Object.values(FRAME));
 const NO_BODY = Buffer.alloc(0);
 
-/** One websocket message: the 12-byte header, then `fields` and `payload`. SPEC.md, "Frames". */
-export function encodeFrame(
-  type: FrameType,
-  arg: number,
-  stream: number,
-  seq: number,
-  fields: Buffer = NO_BODY,
-  payload: Buffer = NO_BODY,
-): Buffer {
-  const message = Buffer.allocUnsafe(HEADER_BYTES + fields.length + payload.length);
+/** A websocket message up to its payload: the 12-byte header, then `fields`. SPEC.md, "Frames". */
+export function encodeFrame(type: FrameType, arg: number, stream: number, seq: number, fields: Buffer = NO_BODY): Buffer {
+  const message = Buffer.allocUnsafe(HEADER_BYTES + fields.length);
   message[0] = type;
   message[1] = arg;
   message.writeUInt16BE(0, 2);
   message.writeUInt32BE(stream, 4);
   message.writeUInt32BE(seq % 0x1_0000_0000, 8);
   fields.copy(message, HEADER_BYTES);
-  payload.copy(message, HEADER_BYTES + fields.length);
   return message;
 }
 
 /** Throws LpkError `protocol` for anything that isn't a whole, known frame. */
-export function decodeFrame(message: Buffer): Frame {
+export function decodeFrame(message: Buffer, rest: Buffer[] = []): Frame {
   if (message.length < HEADER_BYTES) throw new LpkError('protocol', `frame of ${message.length} bytes is too short`);
   const type = message[0] as FrameType;
   if (!TYPES.has(type)) throw new LpkError('protocol', `unknown frame type ${type}`);
@@ -58,6 +50,7 @@ export function decodeFrame(message: Buffer): Frame {
     stream: message.readUInt32BE(4),
     seq: message.readUInt32BE(8),
     body: message.subarray(HEADER_BYTES),
+    rest,
   };
 }
 
@@ -72,13 +65,13 @@ export function encodeOpen(fields: OpenFields): Buffer {
   return buffer;
 }
 
-export function decodeOpen(frame: Frame): { fields: Required<OpenFields>; first: Buffer } {
+/** The fields of an OPEN and its first payload bytes, in pieces. Throws LpkError `protocol`. */
+export function decodeOpen(frame: Frame): { fields: Required<OpenFields>; first: Buffer[] } {
   const kind = kindName(frame.arg);
   const { body } = frame;
   const hostBytes = body.length >= 5 ? (body[4] as number) : 0;
   if (!kind || body.length < 5 + hostBytes) throw new LpkError('protocol', 'OPEN is malformed');
-  const first = body.subarray(5 + hostBytes);
-  if (first.length > MAX_PAYLOAD_BYTES) throw new LpkError('limit-exceeded', 'OPEN carries too many bytes');
+  const first = [body.subarray(5 + hostBytes), ...frame.rest];
   return {
     fields: {
       kind,
@@ -88,6 +81,14 @@ export function decodeOpen(frame: Frame): { fields: Required<OpenFields>; first:
     },
     first,
   };
+}
+
+/** Bytes of a payload in pieces. Throws LpkError `limit-exceeded` beyond `MAX_PAYLOAD_BYTES`. */
+export function payloadBytes(pieces: Buffer[]): number {
+  let bytes = 0;
+  for (const piece of pieces) bytes += piece.length;
+  if (bytes > MAX_PAYLOAD_BYTES) throw new LpkError('limit-exceeded', `a frame carries ${bytes} bytes`);
+  return bytes;
 }
 
 export function openArg(kind: StreamKind): number {

@@ -1,5 +1,5 @@
 import { createHmac, randomBytes, timingSafeEqual } from 'node:crypto';
-import type { WebSocket } from 'ws';
+import type { Carrier } from './carrier.ts';
 import { LpkError } from './errors.ts';
 import { CLOSE, MAC_BYTES, NONCE_BYTES, SESSION_ID_BYTES, SUBPROTOCOL, TIMES } from './protocol.ts';
 
@@ -41,7 +41,7 @@ function mac(key: Buffer, side: 'laptop' | 'agent', nonces: Buffer[], fields: Bu
  * `protocol`, `timed-out`, `link-lost`.
  */
 export function proveAsLaptop(
-  carrier: WebSocket,
+  carrier: Carrier,
   key: Buffer,
   sample: () => Resume,
   welcomed: (welcome: Welcome) => void,
@@ -61,16 +61,15 @@ export function proveAsLaptop(
       carrier.terminate();
       reject(error);
     };
-    const onClose = (code: number, reason: Buffer) => {
+    const onClose = (code: number, reason: string) => {
       const refused = code === CLOSE.proofRefused;
       fail(
         refused
           ? new LpkError('key-mismatch', "the agent does not accept this session's key")
-          : new LpkError('link-lost', `the agent closed the connection (${code}${reason.length ? ` ${reason}` : ''})`),
+          : new LpkError('link-lost', `the agent closed the connection (${code}${reason ? ` ${reason}` : ''})`),
       );
     };
-    const onMessage = (data: unknown) => {
-      const message = data as Buffer;
+    const onMessage = (message: Buffer) => {
       if (!expected) {
         if (message.length !== CHALLENGE_BYTES || message[0] !== CHALLENGE) {
           return fail(new LpkError('protocol', 'what answered is no lpk agent'));
@@ -121,7 +120,7 @@ export function proveAsLaptop(
  * `attach` then may read frames. Anything else ends the websocket, with nothing said but a close code.
  */
 export function proveAsAgent(
-  carrier: WebSocket,
+  carrier: Carrier,
   key: Buffer,
   proven: (resume: Resume) => Omit<Welcome, 'rttMs'>,
   attach: (resume: Resume) => void,
@@ -129,9 +128,8 @@ export function proveAsAgent(
   const nonce = randomBytes(NONCE_BYTES);
   const timer = setTimeout(() => carrier.terminate(), TIMES.handshakeMs);
   carrier.once('close', () => clearTimeout(timer));
-  carrier.once('message', (data) => {
+  carrier.once('message', (message) => {
     clearTimeout(timer);
-    const message = data as Buffer;
     const fields = message.subarray(0, PROOF_FIELDS);
     const valid =
       message.length === PROOF_FIELDS + MAC_BYTES &&
@@ -142,7 +140,6 @@ export function proveAsAgent(
       );
     if (!valid) {
       carrier.close(CLOSE.proofRefused);
-      setTimeout(() => carrier.terminate(), 1_000).unref();
       return;
     }
     const at = 1 + NONCE_BYTES;

@@ -1,5 +1,5 @@
 import { EventEmitter } from 'node:events';
-import type { WebSocket } from 'ws';
+import type { Carrier } from './carrier.ts';
 import { type ErrorCode, LpkError } from './errors.ts';
 import {
   decodeCount,
@@ -10,11 +10,19 @@ import {
   encodeReason,
   encodeUint32,
   type Frame,
+  payloadBytes,
 } from './frames.ts';
 import { CLOSE, FIRST_UNNUMBERED, FRAME, type FrameType, LIMITS, resetName, resetValue, TIMES } from './protocol.ts';
 
 /** What a kept frame costs beside its bytes: objects and array slots. */
 const KEPT_OVERHEAD_BYTES = 256;
+
+/** A frame as it was sent. Its bytes never change: the same memory may be sent twice. */
+type Kept = { head: Buffer; payload?: Buffer | undefined };
+
+function keptSize({ head, payload }: Kept): number {
+  return head.length + (payload?.length ?? 0) + KEPT_OVERHEAD_BYTES;
+}
 
 export type LinkEvents = {
   /** A numbered frame, in order, exactly once. */
@@ -33,8 +41,8 @@ export type LinkEvents = {
  * acknowledges them and sent again on the next websocket; SPEC.md, "Link".
  */
 export class Link extends EventEmitter<LinkEvents> {
-  #carrier: WebSocket | undefined;
-  #kept: Buffer[] = [];
+  #carrier: Carrier | undefined;
+  #kept: (Kept | undefined)[] = [];
   #keptFrom = 0; // index of the first kept frame in #kept: a queue without O(n) shifts
   #keptBytes = 0;
   #sent = 0;
@@ -52,7 +60,6 @@ export class Link extends EventEmitter<LinkEvents> {
   #rttMs = 0;
   #minRttMs = Number.POSITIVE_INFINITY;
   #closed = false;
-  #corked = false;
 
   /** Numbered frames received so far; the peer resumes after this one. */
   get received(): number {
@@ -96,7 +103,7 @@ export class Link extends EventEmitter<LinkEvents> {
    * Continues on a proven websocket. `peerReceived`: how many of our numbered frames the peer has. Throws LpkError
    * `protocol` when that can't be true.
    */
-  attach(carrier: WebSocket, peerReceived: number): void {
+  attach(carrier: Carrier, peerReceived: number): void {
     if (this.#closed) throw new LpkError('session-ended', 'the session has ended');
     if (peerReceived < this.#acked || peerReceived > this.#sent) {
       throw new LpkError('protocol', `the peer claims ${peerReceived} frames; ${this.#acked} to ${this.#sent} are possible`);
@@ -106,18 +113,18 @@ export class Link extends EventEmitter<LinkEvents> {
     this.#carrier = carrier;
     this.#lastHeard = performance.now();
     this.#pingAnswered = true;
-    carrier.on('message', (data) => {
-      if (carrier === this.#carrier) this.#receive(data as Buffer);
+    carrier.on('message', (head, rest) => {
+      if (carrier === this.#carrier) this.#receive(head, rest);
     });
     carrier.on('close', (code, reason) => {
-      if (carrier === this.#carrier) this.#lost(`websocket closed (${code}${reason.length ? ` ${reason}` : ''})`);
+      if (carrier === this.#carrier) this.#lost(`websocket closed (${code}${reason ? ` ${reason}` : ''})`);
     });
     carrier.on('error', (error) => {
       if (carrier === this.#carrier) this.#lost(error.message);
     });
     this.#receivedAcked = this.#received;
     this.#unackedBytes = 0;
-    for (let i = this.#keptFrom; i < this.#kept.length; i++) this.#write(this.#kept[i] as Buffer);
+    for (let i = this.#keptFrom; i < this.#kept.length; i++) this.#write(this.#kept[i] as Kept);
     this.#watch = setInterval(() => this.#check(), 1_000);
     this.emit('up');
     this.#wake();
@@ -127,10 +134,10 @@ export class Link extends EventEmitter<LinkEvents> {
   send(type: FrameType, arg: number, stream: number, fields?: Buffer, payload?: Buffer): void {
     if (this.#closed) return;
     this.#sent += 1;
-    const message = encodeFrame(type, arg, stream, this.#sent, fields, payload);
-    this.#kept.push(message);
-    this.#keptBytes += message.length + KEPT_OVERHEAD_BYTES;
-    if (this.#carrier) this.#write(message);
+    const kept: Kept = { head: encodeFrame(type, arg, stream, this.#sent, fields), payload };
+    this.#kept.push(kept);
+    this.#keptBytes += keptSize(kept);
+    if (this.#carrier) this.#write(kept);
     if (this.#keptBytes > 2 * LIMITS.retainBytes) {
       this.#fail(new LpkError('limit-exceeded', 'too much was asked for while the link was down'));
     }
@@ -140,7 +147,7 @@ export class Link extends EventEmitter<LinkEvents> {
   close(code: ErrorCode, message: string): void {
     if (this.#closed) return;
     this.#closed = true;
-    if (this.#carrier) this.#write(encodeFrame(FRAME.bye, resetValue(code), 0, 0, encodeReason(message)));
+    if (this.#carrier) this.#write({ head: encodeFrame(FRAME.bye, resetValue(code), 0, 0, encodeReason(message)) });
     this.#drop(message, CLOSE.ended);
     this.#kept = [];
     this.#keptFrom = 0;
@@ -153,39 +160,25 @@ export class Link extends EventEmitter<LinkEvents> {
     this.emit('bye', error);
   }
 
-  #write(message: Buffer): void {
-    const carrier = this.#carrier as WebSocket;
-    this.#cork(carrier);
-    if (carrier.bufferedAmount + message.length < LIMITS.carrierBufferBytes) {
-      carrier.send(message);
+  #write({ head, payload }: Kept): void {
+    const carrier = this.#carrier as Carrier;
+    if (carrier.bufferedAmount + head.length + (payload?.length ?? 0) < LIMITS.carrierBufferBytes) {
+      carrier.send(head, payload);
     } else {
-      carrier.send(message, () => {
+      carrier.send(head, payload, () => {
         if (carrier === this.#carrier) this.#wake();
       });
     }
-  }
-
-  /** Frames sent in one turn of the event loop leave in one write. `ws` has no public cork, its socket has. */
-  #cork(carrier: WebSocket): void {
-    if (this.#corked) return;
-    const socket = (carrier as unknown as { _socket?: { cork(): void; uncork(): void } })._socket;
-    if (!socket) return;
-    this.#corked = true;
-    socket.cork();
-    process.nextTick(() => {
-      this.#corked = false;
-      socket.uncork();
-    });
   }
 
   #wake(): void {
     if (this.ready) this.emit('ready');
   }
 
-  #receive(message: Buffer): void {
+  #receive(head: Buffer, rest: Buffer[]): void {
     this.#lastHeard = performance.now();
     try {
-      const frame = decodeFrame(message);
+      const frame = decodeFrame(head, rest);
       if (frame.type >= FIRST_UNNUMBERED) {
         this.#control(frame);
         return;
@@ -195,7 +188,7 @@ export class Link extends EventEmitter<LinkEvents> {
         throw new LpkError('protocol', `frame ${frame.seq} where ${expected} was due`);
       }
       this.#received = expected;
-      this.#unackedBytes += message.length;
+      this.#unackedBytes += head.length + payloadBytes(rest);
       if (this.#unackedBytes >= TIMES.ackBytes) this.#ack();
       else this.#ackTimer ??= setTimeout(() => this.#ack(), TIMES.ackMs);
       this.emit('frame', frame);
@@ -213,7 +206,7 @@ export class Link extends EventEmitter<LinkEvents> {
       this.#release(count);
       if (wasFull) this.#wake();
     } else if (frame.type === FRAME.ping) {
-      if (this.#carrier) this.#write(encodeFrame(FRAME.pong, 0, 0, 0, frame.body));
+      if (this.#carrier) this.#write({ head: encodeFrame(FRAME.pong, 0, 0, 0, frame.body) });
     } else if (frame.type === FRAME.pong) {
       if (decodeUint32(frame.body) === this.#pingToken && !this.#pingAnswered) {
         this.#pingAnswered = true;
@@ -232,13 +225,13 @@ export class Link extends EventEmitter<LinkEvents> {
     this.#unackedBytes = 0;
     if (!this.#carrier || this.#receivedAcked === this.#received) return;
     this.#receivedAcked = this.#received;
-    this.#write(encodeFrame(FRAME.ack, 0, 0, 0, encodeCount(this.#received)));
+    this.#write({ head: encodeFrame(FRAME.ack, 0, 0, 0, encodeCount(this.#received)) });
   }
 
   #release(count: number): void {
     while (this.#acked < count) {
-      this.#keptBytes -= (this.#kept[this.#keptFrom] as Buffer).length + KEPT_OVERHEAD_BYTES;
-      (this.#kept as (Buffer | undefined)[])[this.#keptFrom] = undefined;
+      this.#keptBytes -= keptSize(this.#kept[this.#keptFrom] as Kept);
+      this.#kept[this.#keptFrom] = undefined;
       this.#keptFrom += 1;
       this.#acked += 1;
     }
@@ -262,7 +255,7 @@ export class Link extends EventEmitter<LinkEvents> {
       this.#pingToken = (this.#pingToken + 1) >>> 0;
       this.#pingSentAt = now;
       this.#pingAnswered = false;
-      this.#write(encodeFrame(FRAME.ping, 0, 0, 0, encodeUint32(this.#pingToken)));
+      this.#write({ head: encodeFrame(FRAME.ping, 0, 0, 0, encodeUint32(this.#pingToken)) });
     }
   }
 
@@ -276,20 +269,13 @@ export class Link extends EventEmitter<LinkEvents> {
     const carrier = this.#carrier;
     if (!carrier) return;
     this.#carrier = undefined;
-    this.#corked = false;
     this.#lastTick = 0;
     this.#pingSentAt = 0;
     clearInterval(this.#watch);
     clearTimeout(this.#ackTimer);
     this.#ackTimer = undefined;
     carrier.on('error', () => {});
-    carrier.close(code, closeReason(reason));
+    carrier.close(code, reason);
     if (code === CLOSE.dead) carrier.terminate();
-    else setTimeout(() => carrier.terminate(), 1_000).unref();
   }
-}
-
-/** RFC 6455 5.5: at most 123 bytes. */
-function closeReason(text: string): string {
-  return text.replace(/[^\x20-\x7e]/g, '?').slice(0, 120);
 }

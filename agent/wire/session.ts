@@ -1,7 +1,7 @@
 import { EventEmitter } from 'node:events';
-import type { WebSocket } from 'ws';
+import type { Carrier } from './carrier.ts';
 import { type ErrorCode, LpkError } from './errors.ts';
-import { decodeOpen, decodeUint32, encodeOpen, encodeReason, encodeUint32, type Frame, openArg } from './frames.ts';
+import { decodeOpen, decodeUint32, encodeOpen, encodeReason, encodeUint32, type Frame, openArg, payloadBytes } from './frames.ts';
 import { Link } from './link.ts';
 import { FRAME, LIMITS, MAX_PAYLOAD_BYTES, resetName, resetValue, type StreamKind } from './protocol.ts';
 import { Stream } from './stream.ts';
@@ -64,7 +64,7 @@ export class Session extends EventEmitter<SessionEvents> {
     return { ...this.#bytes };
   }
 
-  attach(carrier: WebSocket, peerReceived: number): void {
+  attach(carrier: Carrier, peerReceived: number): void {
     this.link.attach(carrier, peerReceived);
   }
 
@@ -203,9 +203,7 @@ export class Session extends EventEmitter<SessionEvents> {
       case FRAME.opened:
         return stream.receiveOpened();
       case FRAME.data:
-        if (frame.body.length > MAX_PAYLOAD_BYTES) throw new LpkError('limit-exceeded', 'DATA carries too many bytes');
-        this.#bytes.in += frame.body.length;
-        return stream.receiveData(frame.body);
+        return this.#receiveData(stream, [frame.body, ...frame.rest]);
       case FRAME.fin:
         return stream.receiveFin();
       case FRAME.credit:
@@ -227,9 +225,14 @@ export class Session extends EventEmitter<SessionEvents> {
     }
     const stream = new Stream(this.#port, { id, ...fields });
     this.#streams.set(id, stream);
-    this.#bytes.in += first.length;
-    if (first.length > 0) stream.receiveData(first);
+    if (payloadBytes(first) > 0) this.#receiveData(stream, first);
     this.emit('stream', stream);
+  }
+
+  #receiveData(stream: Stream, pieces: Buffer[]): void {
+    this.#bytes.in += payloadBytes(pieces);
+    if (stream.kind === 'udp' && pieces.length > 1) return stream.receiveData(Buffer.concat(pieces)); // a datagram is one chunk
+    for (const piece of pieces) stream.receiveData(piece);
   }
 
   #finish(error: LpkError): void {
