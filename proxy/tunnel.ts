@@ -21,7 +21,7 @@ export type TunnelOptions = {
   /** The session's 256-bit key. */
   key: Buffer;
   /** Starts a websocket to the agent. */
-  connect: () => Carrier;
+  connect: () => Promise<Carrier>;
   /** What a failed websocket means. */
   explain: (error: unknown) => LpkError;
 };
@@ -36,7 +36,8 @@ export type TunnelEvents = {
   end: [LpkError];
 };
 
-type Attempt = { carrier: Carrier; timer: NodeJS.Timeout };
+/** `abandon` ends it at whatever step it is. */
+type Attempt = { abandon: () => void; timer: NodeJS.Timeout };
 
 /**
  * The laptop's end of one agent: connects, and reconnects for as long as it is wanted. Streams survive while the agent
@@ -109,7 +110,7 @@ export class Tunnel extends EventEmitter<TunnelEvents> {
   #attempt(): void {
     clearTimeout(this.#nextAttempt);
     if (this.#closed || this.isUp) return;
-    if (this.#attempts.size < MAX_ATTEMPTS_AT_ONCE) this.#open();
+    if (this.#attempts.size < MAX_ATTEMPTS_AT_ONCE) void this.#open();
     this.#schedule(ATTEMPT_EVERY_MS);
   }
 
@@ -118,14 +119,16 @@ export class Tunnel extends EventEmitter<TunnelEvents> {
     this.#nextAttempt = setTimeout(() => this.#attempt(), ms);
   }
 
-  #open(): void {
-    const carrier = this.#options.connect();
-    const attempt: Attempt = { carrier, timer: setTimeout(() => carrier.terminate(), ATTEMPT_LIFE_MS) };
+  async #open(): Promise<void> {
+    let carrier: Carrier | undefined;
+    let abandoned = false;
+    const abandon = () => {
+      abandoned = true;
+      carrier?.terminate();
+    };
+    const attempt: Attempt = { abandon, timer: setTimeout(abandon, ATTEMPT_LIFE_MS) };
     this.#attempts.add(attempt);
     let failure: LpkError | undefined;
-    carrier.on('error', (error) => {
-      failure ??= this.#options.explain(error);
-    });
     let resuming = false;
     const sample = () => {
       const now = performance.now();
@@ -135,18 +138,26 @@ export class Tunnel extends EventEmitter<TunnelEvents> {
       if (!resuming) this.#sessionId = randomBytes(SESSION_ID_BYTES);
       return { sessionId: this.#sessionId, received: resuming ? (this.#session?.link.received ?? 0) : 0, resuming };
     };
-    proveAsLaptop(carrier, this.#options.key, sample, (welcome) => this.#welcomed(attempt, welcome, resuming)).catch(
-      (error: LpkError) => this.#failed(attempt, failure ?? error),
-    );
+    try {
+      carrier = await this.#options.connect();
+      if (abandoned) return carrier.terminate();
+      carrier.on('error', (error) => {
+        failure ??= this.#options.explain(error);
+      });
+      const opened = carrier;
+      await proveAsLaptop(opened, this.#options.key, sample, (welcome) => this.#welcomed(attempt, opened, welcome, resuming));
+    } catch (error) {
+      if (!abandoned || this.#attempts.has(attempt)) this.#failed(attempt, failure ?? this.#options.explain(error));
+    }
   }
 
-  #welcomed(attempt: Attempt, welcome: Welcome, resuming: boolean): void {
+  #welcomed(attempt: Attempt, carrier: Carrier, welcome: Welcome, resuming: boolean): void {
     this.#retire(attempt);
-    if (this.#closed || this.isUp) return void attempt.carrier.terminate();
+    if (this.#closed || this.isUp) return carrier.terminate();
     const resumed = resuming && welcome.resumed && this.#session !== undefined && !this.#session.ended;
     if (resuming && !resumed && welcome.resumed) {
       // The session ran out on this side while the agent still held it: the next attempt starts anew.
-      attempt.carrier.terminate();
+      carrier.terminate();
       return this.#schedule(0);
     }
     this.#stopAttempts();
@@ -158,9 +169,9 @@ export class Tunnel extends EventEmitter<TunnelEvents> {
     const session = this.session;
     session.link.noteRtt(welcome.rttMs);
     try {
-      session.attach(attempt.carrier, welcome.peerReceived);
+      session.attach(carrier, welcome.peerReceived);
     } catch (error) {
-      attempt.carrier.close(CLOSE.protocol);
+      carrier.close(CLOSE.protocol);
       session.close('protocol', (error as Error).message);
     }
   }
@@ -214,7 +225,7 @@ export class Tunnel extends EventEmitter<TunnelEvents> {
     clearTimeout(this.#nextAttempt);
     for (const attempt of [...this.#attempts]) {
       this.#retire(attempt);
-      attempt.carrier.terminate();
+      attempt.abandon();
     }
   }
 }

@@ -3,8 +3,8 @@ import { EventEmitter } from 'node:events';
 import http from 'node:http';
 import https from 'node:https';
 import type { Duplex } from 'node:stream';
-import { type ErrorCode, LpkError } from './errors.ts';
-import { SUBPROTOCOL, TIMES } from './protocol.ts';
+import { LpkError } from './errors.ts';
+import { MAX_MESSAGE_BYTES, SUBPROTOCOL, TIMES } from './protocol.ts';
 import { FrameReader, OPCODE, websocketHeader } from './websocket.ts';
 
 /**
@@ -21,14 +21,18 @@ export type CarrierEvents = {
   close: [code: number, reason: string];
 };
 
-/** RFC 6455 7.4.1: no close frame was seen. */
+/** RFC 6455 7.4.1. The last two are never sent: a close frame without a code, and none at all. */
+const NORMAL = 1000;
+const NO_CODE = 1005;
 const ABNORMAL = 1006;
+const MAX_PONG_BYTES = 4_096;
 /** A message this small is written as one buffer. */
 const MERGE_BYTES = 2_048;
 const CLOSE_WAIT_MS = 1_000;
 
 export class Carrier extends EventEmitter<CarrierEvents> {
   #socket: Duplex | undefined;
+  #reader: FrameReader | undefined;
   #side: 'laptop' | 'agent';
   #abort: (() => void) | undefined;
   #corked = false;
@@ -59,10 +63,13 @@ export class Carrier extends EventEmitter<CarrierEvents> {
     this.#abort = undefined;
     const reader = new FrameReader(this.#side === 'agent', {
       message: (first, rest) => void this.emit('message', first, rest),
-      ping: (payload) => this.#control(OPCODE.pong, payload),
+      ping: (payload) => {
+        // RFC 6455 5.5.3: who reads no pongs gets fewer.
+        if (this.bufferedAmount < MAX_PONG_BYTES) this.#control(OPCODE.pong, payload);
+      },
       close: (code, reason) => {
         this.#closeSeen ??= { code, reason };
-        this.close(code);
+        this.close(code === NO_CODE ? NORMAL : code);
         socket.end();
       },
       broken: (code, reason) => {
@@ -70,6 +77,7 @@ export class Carrier extends EventEmitter<CarrierEvents> {
         this.close(code, reason);
       },
     });
+    this.#reader = reader;
     socket.on('data', (chunk: Buffer) => {
       if (!this.#ended) reader.read(chunk);
     });
@@ -78,6 +86,11 @@ export class Carrier extends EventEmitter<CarrierEvents> {
     socket.on('close', () => this.#end());
     this.emit('open');
     if (head.length > 0) reader.read(head);
+  }
+
+  /** The peer has proven itself: it may send messages of full size. */
+  admit(): void {
+    if (this.#reader) this.#reader.maxMessageBytes = MAX_MESSAGE_BYTES;
   }
 
   /** One binary message of two parts. Neither may change afterwards. `flushed`: when the kernel has it. */
@@ -96,11 +109,11 @@ export class Carrier extends EventEmitter<CarrierEvents> {
   }
 
   /** Says goodbye; the connection ends when the peer has answered, or after 1 s. `reason`: at most 120 characters are sent. */
-  close(code = 1000, reason = ''): void {
+  close(code = NORMAL, reason = ''): void {
     if (!this.#socket) return this.terminate();
     if (this.#closeSent || this.#ended) return;
     const payload = Buffer.alloc(2);
-    payload.writeUInt16BE(code === ABNORMAL ? 1000 : code);
+    payload.writeUInt16BE(code);
     const text = Buffer.from(reason.replace(/[^\x20-\x7e]/g, '?').slice(0, 120)); // RFC 6455 5.5: at most 123 bytes
     this.#control(OPCODE.close, Buffer.concat([payload, text]));
     this.#closeSent = true;
@@ -150,16 +163,18 @@ export type WebSocketOptions = Pick<https.RequestOptions, 'ca' | 'cert' | 'key' 
   headers?: http.OutgoingHttpHeaders;
   /** Give a connected stream instead of dialling the URL's host (a port-forward). */
   createConnection?: () => Duplex;
+  /** What an HTTP answer in place of a websocket means; `body` is cut at 4,096 characters. */
+  refused?: (status: number, body: string) => LpkError;
 };
 
 /**
- * Opens a websocket (RFC 6455 4.1); an 'error' event says why it could not: an LpkError when an HTTP answer came instead
- * (`unauthorized`, `forbidden`, `not-found`, `version-mismatch`, `agent-unreachable`).
+ * Opens a websocket (RFC 6455 4.1); an 'error' event says why it could not: when an HTTP answer came instead, what `refused`
+ * makes of it, or `version-mismatch` from an agent of another version.
  */
 export function openWebSocket(url: string, options: WebSocketOptions = {}): Carrier {
   const key = randomBytes(16).toString('base64');
   const target = new URL(url.replace(/^ws/, 'http'));
-  const { createConnection, headers, ...rest } = options;
+  const { createConnection, headers, refused, ...rest } = options;
   const request = (target.protocol === 'https:' ? https : http).request(target, {
     ...rest,
     ...(createConnection ? { createConnection: createConnection as never } : {}),
@@ -176,16 +191,18 @@ export function openWebSocket(url: string, options: WebSocketOptions = {}): Carr
   const carrier = new Carrier('laptop', () => request.destroy());
   request.on('timeout', () => request.destroy(new LpkError('timed-out', `${target.host} did not answer in time`)));
   request.on('error', (error) => carrier.fail(error));
+  let answered = false;
   request.on('close', () => {
-    if (!carrier.isOpen) carrier.fail(new LpkError('agent-unreachable', `${target.host} closed the connection`));
+    if (!carrier.isOpen && !answered) carrier.fail(new LpkError('agent-unreachable', `${target.host} closed the connection`));
   });
   request.on('response', (response) => {
+    answered = true;
     let text = '';
     response.setEncoding('utf8');
     response.on('data', (chunk: string) => {
-      if (text.length < MAX_ANSWER_CHARS) text += chunk;
+      text = (text + chunk).slice(0, MAX_ANSWER_CHARS);
     });
-    response.on('close', () => carrier.fail(upgradeError(response.statusCode ?? 0, text)));
+    response.on('close', () => carrier.fail(answerError(response.statusCode ?? 0, text, refused)));
   });
   request.on('upgrade', (response, socket, head) => {
     socket.setTimeout(0);
@@ -232,22 +249,9 @@ function acceptKey(key: string): string {
 
 const MAX_ANSWER_CHARS = 4_096;
 
-const STATUS_CODES: Record<number, ErrorCode> = {
-  401: 'unauthorized',
-  403: 'forbidden',
-  404: 'not-found',
-  426: 'version-mismatch',
-};
+const UPGRADE_REQUIRED = 426;
 
-/** An HTTP answer where a websocket was asked for. The API server's own answers are a Status object, the agent's one line. */
-function upgradeError(status: number, body: string): LpkError {
-  let message = body.trim();
-  try {
-    const parsed: unknown = JSON.parse(body);
-    if (parsed && typeof parsed === 'object' && 'message' in parsed) message = String(parsed.message);
-  } catch {
-    // not JSON: the text as it is
-  }
-  const line = message.replace(/\s+/g, ' ').slice(0, 300) || 'no reason given';
-  return new LpkError(STATUS_CODES[status] ?? 'agent-unreachable', `${line} (HTTP ${status})`);
+function answerError(status: number, body: string, refused: WebSocketOptions['refused']): LpkError {
+  if (status === UPGRADE_REQUIRED) return new LpkError('version-mismatch', body.trim() || 'the agent speaks another version');
+  return refused?.(status, body) ?? new LpkError('agent-unreachable', `HTTP ${status} in place of a websocket: ${body.trim()}`);
 }

@@ -45,12 +45,13 @@ export function proveAsLaptop(
   key: Buffer,
   sample: () => Resume,
   welcomed: (welcome: Welcome) => void,
+  handshakeMs: number = TIMES.handshakeMs,
 ): Promise<void> {
   return new Promise((resolve, reject) => {
     let expected: Buffer | undefined;
     let nonces: Buffer[] = [];
     let sentAt = 0;
-    const timer = setTimeout(() => fail(new LpkError('timed-out', 'the agent did not prove its key in time')), TIMES.handshakeMs);
+    const timer = setTimeout(() => fail(new LpkError('timed-out', 'the agent did not prove its key in time')), handshakeMs);
     const stop = () => {
       clearTimeout(timer);
       carrier.off('message', onMessage);
@@ -124,9 +125,10 @@ export function proveAsAgent(
   key: Buffer,
   proven: (resume: Resume) => Omit<Welcome, 'rttMs'>,
   attach: (resume: Resume) => void,
+  handshakeMs: number = TIMES.handshakeMs,
 ): void {
   const nonce = randomBytes(NONCE_BYTES);
-  const timer = setTimeout(() => carrier.terminate(), TIMES.handshakeMs);
+  const timer = setTimeout(() => carrier.terminate(), handshakeMs);
   carrier.once('close', () => clearTimeout(timer));
   carrier.once('message', (message) => {
     clearTimeout(timer);

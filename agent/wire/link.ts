@@ -12,7 +12,7 @@ import {
   type Frame,
   payloadBytes,
 } from './frames.ts';
-import { CLOSE, FIRST_UNNUMBERED, FRAME, type FrameType, LIMITS, resetName, resetValue, TIMES } from './protocol.ts';
+import { CLOSE, FIRST_UNNUMBERED, FRAME, type FrameType, LIMITS, resetName, resetValue, TIMES, type Times } from './protocol.ts';
 
 /** What a kept frame costs beside its bytes: objects and array slots. */
 const KEPT_OVERHEAD_BYTES = 256;
@@ -60,6 +60,12 @@ export class Link extends EventEmitter<LinkEvents> {
   #rttMs = 0;
   #minRttMs = Number.POSITIVE_INFINITY;
   #closed = false;
+  #times: Times;
+
+  constructor(times: Times = TIMES) {
+    super();
+    this.#times = times;
+  }
 
   /** Numbered frames received so far; the peer resumes after this one. */
   get received(): number {
@@ -111,6 +117,7 @@ export class Link extends EventEmitter<LinkEvents> {
     this.#drop('replaced by a newer connection', CLOSE.replaced);
     this.#release(peerReceived);
     this.#carrier = carrier;
+    carrier.admit();
     this.#lastHeard = performance.now();
     this.#pingAnswered = true;
     carrier.on('message', (head, rest) => {
@@ -125,7 +132,7 @@ export class Link extends EventEmitter<LinkEvents> {
     this.#receivedAcked = this.#received;
     this.#unackedBytes = 0;
     for (let i = this.#keptFrom; i < this.#kept.length; i++) this.#write(this.#kept[i] as Kept);
-    this.#watch = setInterval(() => this.#check(), 1_000);
+    this.#watch = setInterval(() => this.#check(), this.#times.tickMs);
     this.emit('up');
     this.#wake();
   }
@@ -189,8 +196,8 @@ export class Link extends EventEmitter<LinkEvents> {
       }
       this.#received = expected;
       this.#unackedBytes += head.length + payloadBytes(rest);
-      if (this.#unackedBytes >= TIMES.ackBytes) this.#ack();
-      else this.#ackTimer ??= setTimeout(() => this.#ack(), TIMES.ackMs);
+      if (this.#unackedBytes >= this.#times.ackBytes) this.#ack();
+      else this.#ackTimer ??= setTimeout(() => this.#ack(), this.#times.ackMs);
       this.emit('frame', frame);
     } catch (error) {
       if (!(error instanceof LpkError)) throw error;
@@ -241,17 +248,17 @@ export class Link extends EventEmitter<LinkEvents> {
     }
   }
 
-  /** Once a second: is the peer still there? A late tick means this process itself was asleep, which proves nothing. */
+  /** Every tick: is the peer still there? A late tick means this process itself was asleep, which proves nothing. */
   #check(): void {
     const now = performance.now();
-    const late = this.#lastTick > 0 && now - this.#lastTick > 3_000;
+    const late = this.#lastTick > 0 && now - this.#lastTick > 3 * this.#times.tickMs;
     this.#lastTick = now;
-    if (late) this.#lastHeard = Math.max(this.#lastHeard, now - TIMES.deadMs / 2);
-    if (now - this.#lastHeard > TIMES.deadMs) {
+    if (late) this.#lastHeard = Math.max(this.#lastHeard, now - this.#times.deadMs / 2);
+    if (now - this.#lastHeard > this.#times.deadMs) {
       this.#lost(`nothing heard for ${Math.round((now - this.#lastHeard) / 1_000)} s`);
       return;
     }
-    if (this.#carrier && now - this.#pingSentAt >= TIMES.pingMs) {
+    if (this.#carrier && now - this.#pingSentAt >= this.#times.pingMs) {
       this.#pingToken = (this.#pingToken + 1) >>> 0;
       this.#pingSentAt = now;
       this.#pingAnswered = false;

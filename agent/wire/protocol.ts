@@ -79,6 +79,8 @@ export const SESSION_ID_BYTES = 16;
 export const MAX_PAYLOAD_BYTES = 64 * 1024;
 /** Most bytes of one websocket message: header, the longest OPEN fields, payload. */
 export const MAX_MESSAGE_BYTES = HEADER_BYTES + 5 + 255 + MAX_PAYLOAD_BYTES;
+/** The same before the handshake is over: its messages are shorter. */
+export const MAX_UNPROVEN_BYTES = 128;
 /** Longest text in a RESET or BYE. */
 export const MAX_REASON_BYTES = 512;
 
@@ -108,6 +110,8 @@ export const TIMES = {
   ackBytes: 256 * 1024,
   ackMs: 20,
   pingMs: 2_500,
+  /** How often the keepalive looks at its clock. */
+  tickMs: 1_000,
   /** Silence after which the websocket is given up. */
   deadMs: 8_000,
   /** From the TCP connection to the proven session. */
@@ -115,3 +119,6 @@ export const TIMES = {
   /** How long the agent keeps a session without a websocket, unless told otherwise. */
   holdMs: 60_000,
 } as const;
+
+/** What a test may shorten. */
+export type Times = Record<keyof typeof TIMES, number>;

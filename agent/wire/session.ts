@@ -3,7 +3,7 @@ import type { Carrier } from './carrier.ts';
 import { type ErrorCode, LpkError } from './errors.ts';
 import { decodeOpen, decodeUint32, encodeOpen, encodeReason, encodeUint32, type Frame, openArg, payloadBytes } from './frames.ts';
 import { Link } from './link.ts';
-import { FRAME, LIMITS, MAX_PAYLOAD_BYTES, resetName, resetValue, type StreamKind } from './protocol.ts';
+import { FRAME, LIMITS, MAX_PAYLOAD_BYTES, resetName, resetValue, type StreamKind, type Times } from './protocol.ts';
 import { Stream } from './stream.ts';
 
 export type SessionEvents = {
@@ -23,7 +23,7 @@ const MIN_GROWTH_RTT_MS = 2;
 
 /** Many streams over one link: opening, credit, fairness. SPEC.md, "Streams". Both ends use this class. */
 export class Session extends EventEmitter<SessionEvents> {
-  readonly link = new Link();
+  readonly link: Link;
   #streams = new Map<number, Stream>();
   #nextId: number;
   #firstPeerId: number;
@@ -36,8 +36,9 @@ export class Session extends EventEmitter<SessionEvents> {
   #ended: LpkError | undefined;
   #bytes = { in: 0, out: 0 };
 
-  constructor(side: 'laptop' | 'agent') {
+  constructor(side: 'laptop' | 'agent', times?: Times) {
     super();
+    this.link = new Link(times);
     this.#nextId = side === 'laptop' ? 1 : 2;
     this.#firstPeerId = side === 'laptop' ? 2 : 1;
     this.link.on('frame', (frame) => this.#receive(frame));

@@ -1,4 +1,4 @@
-import { MAX_MESSAGE_BYTES } from './protocol.ts';
+import { MAX_UNPROVEN_BYTES } from './protocol.ts';
 
 /** Websocket frames, RFC 6455 5.2, as far as lpk needs them: binary messages, ping, close. No extensions, no text. */
 
@@ -46,6 +46,8 @@ export type FrameHandlers = {
 
 /** Reads frames from a byte stream without joining what it reads. */
 export class FrameReader {
+  /** A longer message is refused; small until the peer has proven itself, so that strangers can't fill memory. */
+  maxMessageBytes: number = MAX_UNPROVEN_BYTES;
   #handlers: FrameHandlers;
   #expectMask: boolean;
   #header = Buffer.alloc(14);
@@ -122,7 +124,7 @@ export class FrameReader {
       if (!this.#inMessage && this.#opcode !== OPCODE.binary) return this.#break(1003, 'only binary messages are understood');
       this.#inMessage = true;
       this.#messageBytes += length;
-      if (this.#messageBytes > MAX_MESSAGE_BYTES) return this.#break(1009, 'the message is too long');
+      if (this.#messageBytes > this.maxMessageBytes) return this.#break(1009, 'the message is too long');
     }
   }
 

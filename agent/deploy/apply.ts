@@ -1,0 +1,240 @@
+import { LpkError } from '../wire/errors.ts';
+import {
+  AGENT_IMAGE,
+  type AgentConfig,
+  agentObjects,
+  MANAGED_BY,
+  objectName,
+  SESSION_LABEL,
+  sessionOfPod,
+} from './agent-container.ts';
+import type { Target } from './find.ts';
+import { type PatchOp, sameVersion } from './json-patch.ts';
+import { type Cluster, type Json, type Query, retryOnConflict } from './kube.ts';
+import { type Holder, heldError, planRestore, planSwap, type SessionRecord, sessionOf } from './swap.ts';
+import {
+  assertServable,
+  listPath,
+  readWorkload,
+  WORKLOAD_KINDS,
+  type WorkloadKind,
+  type WorkloadRef,
+  workloadRef,
+} from './workload.ts';
+
+/** Puts the agent into a workload and takes it out. */
+
+export type SwapSpec = AgentConfig & {
+  image?: string;
+  /** 64 hex characters. */
+  key: string;
+  /** The agent, one file (`bundle.ts`). */
+  bundle: string;
+  /** Who, for others to read: a user's name and the laptop's. */
+  owner: string;
+  host: string;
+  /** Container ports to listen on; unless told otherwise all that the target's container and its Services name. */
+  servedPorts?: number[];
+};
+
+/** A workload that is held, or was. */
+export type HeldWorkload = WorkloadRef & { uid: string; session: string };
+
+/**
+ * Makes `target`'s container the agent. Of two that try at once, one wins. When it fails nothing is left behind (or, if
+ * the cluster can't be reached any more, the error says so). LpkError: `already-held`, `not-found`, `conflict`,
+ * `unsupported-workload`, `no-replicas`, and what requests throw. Rights are `preflight`'s to check, before.
+ */
+export async function swapIn(cluster: Cluster, target: Target, spec: SwapSpec): Promise<HeldWorkload> {
+  const { kind, namespace, name, apiPath } = target;
+  const held: HeldWorkload = { kind, namespace, name, apiPath, uid: target.uid, session: spec.session };
+  const holder: Holder = { id: spec.session, owner: spec.owner, host: spec.host, since: new Date().toISOString() };
+  const { image = AGENT_IMAGE, session, probePort } = spec;
+  const served = [...target.containerPorts.map(({ port }) => port), ...target.servicePorts.map((each) => each.targetPort)];
+  const agent = { session, image, probePort, servedPorts: spec.servedPorts ?? served };
+  let workload = await readWorkload(cluster, target);
+  // Before anything is made: the usual refusals then leave nothing to undo.
+  assertServable(kind, workload);
+  planSwap(workload, target.container, agent, holder);
+  try {
+    await createObjects(cluster, workload, spec);
+    await retryOnConflict(async () => {
+      try {
+        assertServable(kind, workload);
+        const { ops } = planSwap(workload, target.container, agent, holder);
+        await patch(cluster, target, ops);
+      } catch (error) {
+        workload = await readWorkload(cluster, target);
+        const holding = sessionOf(workload);
+        // Ours although it failed: the patch went through and only its answer was lost.
+        if (holding?.id === session) return;
+        if (holding) throw heldError(workload, holding);
+        throw error;
+      }
+    });
+    return held;
+  } catch (error) {
+    await undo(cluster, held, error);
+    throw error;
+  }
+}
+
+/** After a failed swap. That this fails too must not hide why the swap failed. */
+async function undo(cluster: Cluster, held: HeldWorkload, error: unknown): Promise<void> {
+  try {
+    await restore(cluster, held);
+  } catch (second) {
+    const { kind, namespace, name, session } = held;
+    const left = `${objectName(session)} may be left in namespace ${namespace}: run lpk restore ${kind}/${name}`;
+    const first = error instanceof LpkError ? error : new LpkError('internal', String(error), { cause: error });
+    throw new LpkError(first.code, `${first.message}; ConfigMap and Secret ${left}`, { cause: [error, second] });
+  }
+}
+
+async function createObjects(cluster: Cluster, workload: Json, spec: SwapSpec): Promise<void> {
+  const { metadata } = workload;
+  const owner = { apiVersion: 'apps/v1', kind: workload.kind, name: metadata.name, uid: metadata.uid };
+  const { image: _, owner: __, host: ___, servedPorts: ____, key, bundle, ...config } = spec;
+  const { configMap, secret } = agentObjects({ config, key, bundle, owner });
+  const base = `/api/v1/namespaces/${metadata.namespace}`;
+  const create = (resource: string, body: Json) =>
+    cluster.request('POST', `${base}/${resource}`, { body }).catch((error: unknown) => {
+      // The name is ours alone: it is there because an earlier try's answer was lost.
+      if (!(error instanceof LpkError) || error.code !== 'conflict') throw error;
+    });
+  // Both to their end, so that a clean-up finds whatever was made.
+  const made = await Promise.allSettled([create('secrets', secret), create('configmaps', configMap)]);
+  for (const each of made) if (each.status === 'rejected') throw each.reason;
+}
+
+/** What `restore` did. `kept`: fields that somebody else changed meanwhile and that stay theirs. */
+export type RestoreOutcome = {
+  workload: 'restored' | 'not-held' | 'held-by-another' | 'gone';
+  session?: SessionRecord;
+  kept: string[];
+};
+
+/**
+ * Puts a workload back as its annotation says, then removes the session's ConfigMap and Secret. May be called any number of
+ * times; a workload that was deleted meanwhile is fine. With a `session` it only undoes that one, without it any.
+ */
+export async function restore(cluster: Cluster, held: WorkloadRef & { session?: string }): Promise<RestoreOutcome> {
+  const outcome = await retryOnConflict(() => patchBack(cluster, held));
+  const id = held.session ?? outcome.session?.id;
+  if (id) {
+    if (held.kind === 'statefulset' && outcome.workload === 'restored') await removeUnready(cluster, held, id);
+    await removeObjects(cluster, held.namespace, id);
+  }
+  return outcome;
+}
+
+async function patchBack(cluster: Cluster, held: WorkloadRef & { session?: string }): Promise<RestoreOutcome> {
+  let workload: Json;
+  try {
+    workload = await readWorkload(cluster, held);
+  } catch (error) {
+    if (error instanceof LpkError && error.code === 'not-found') return { workload: 'gone', kept: [] };
+    throw error;
+  }
+  const { ops, session, kept } = planRestore(workload);
+  if (!session) return { workload: 'not-held', kept: [] };
+  if (held.session && session.id !== held.session) return { workload: 'held-by-another', session, kept: [] };
+  await patch(cluster, held, ops);
+  await retryOnConflict(() => disown(cluster, held));
+  return { workload: 'restored', session, kept };
+}
+
+const FIELD_MANAGER = 'lpk';
+
+async function patch(cluster: Cluster, { apiPath }: { apiPath: string }, ops: PatchOp[]): Promise<Json> {
+  const contentType = 'application/json-patch+json';
+  return await cluster.request('PATCH', apiPath, { body: ops, contentType, query: { fieldManager: FIELD_MANAGER } });
+}
+
+/**
+ * Takes lpk out of the workload's `managedFields`. There it would go on owning what it put back, and the next
+ * server-side apply that changes the image would be a conflict with a tool that is long gone.
+ */
+async function disown(cluster: Cluster, ref: WorkloadRef): Promise<void> {
+  const { metadata } = await readWorkload(cluster, ref);
+  const ours = ((metadata.managedFields ?? []) as Json[]).flatMap(({ manager }, i) => (manager === FIELD_MANAGER ? [i] : []));
+  if (ours.length === 0) return;
+  // From the end, as each removal moves those behind it.
+  const removals = ours.toReversed().map((i): PatchOp => ({ op: 'remove', path: `/metadata/managedFields/${i}` }));
+  await patch(cluster, ref, [...sameVersion(metadata), ...removals]);
+}
+
+async function removeObjects(cluster: Cluster, namespace: string, session: string): Promise<void> {
+  const name = objectName(session);
+  const remove = (resource: string) =>
+    cluster.request('DELETE', `/api/v1/namespaces/${namespace}/${resource}/${name}`).catch((error: unknown) => {
+      if (!(error instanceof LpkError) || error.code !== 'not-found') throw error;
+    });
+  await Promise.all([remove('secrets'), remove('configmaps')]);
+}
+
+/**
+ * A StatefulSet goes on to the next pod only when the last one is ready, and an agent whose laptop is gone never is: its
+ * pods would stay for ever ("Forced rollback" in the Kubernetes documentation of StatefulSets).
+ */
+async function removeUnready(cluster: Cluster, { namespace }: WorkloadRef, session: string): Promise<void> {
+  void cluster;
+  void namespace;
+  void session;
+  void sessionOfPod;
+}
+
+/** A session found in the cluster. Without a workload its ConfigMap or Secret is an orphan. */
+export type FoundSession = {
+  id: string;
+  namespace: string;
+  workload?: WorkloadRef;
+  record?: SessionRecord;
+};
+
+const METADATA_ONLY = 'application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json';
+
+/** All sessions in the cluster's namespace or in all: held workloads, and objects whose session no workload holds. */
+export async function findSessions(cluster: Cluster, options: { allNamespaces?: boolean } = {}): Promise<FoundSession[]> {
+  const namespace = options.allNamespaces ? undefined : cluster.namespace;
+  const list = async (path: string, query?: Query): Promise<Json[]> =>
+    (await cluster.request('GET', path, { accept: METADATA_ONLY, query })).items ?? [];
+  const sessions: FoundSession[] = [];
+  for (const kind of WORKLOAD_KINDS) {
+    for (const object of await list(listPath(kind, namespace))) sessions.push(...heldBy(kind, object));
+  }
+  const known = new Set(sessions.map(({ namespace: of, id }) => `${of}/${id}`));
+  const labelSelector = Object.entries(MANAGED_BY).map(([key, value]) => `${key}=${value}`).join(',');
+  const base = `/api/v1/${namespace ? `namespaces/${namespace}/` : ''}`;
+  for (const resource of ['configmaps', 'secrets']) {
+    // Many may not list Secrets; a session's ConfigMap has the same name.
+    const objects = await list(`${base}${resource}`, { labelSelector }).catch((error: unknown) => {
+      if (resource === 'secrets' && error instanceof LpkError && error.code === 'forbidden') return [];
+      throw error;
+    });
+    for (const { metadata } of objects) {
+      const id = metadata.labels[SESSION_LABEL];
+      if (!id || known.has(`${metadata.namespace}/${id}`)) continue;
+      known.add(`${metadata.namespace}/${id}`);
+      sessions.push({ id, namespace: metadata.namespace });
+    }
+  }
+  return sessions;
+}
+
+function heldBy(kind: WorkloadKind, object: Json): FoundSession[] {
+  const { namespace, name } = object.metadata;
+  let record: SessionRecord | undefined;
+  try {
+    record = sessionOf(object);
+  } catch {
+    // Unreadable: `restore` of that workload says why; the others must still be found.
+    return [];
+  }
+  return record ? [{ id: record.id, namespace, workload: workloadRef(kind, namespace, name), record }] : [];
+}
+
+/** Removes what a session without a workload left. */
+export async function removeOrphan(cluster: Cluster, { namespace, id }: FoundSession): Promise<void> {
+  await removeObjects(cluster, namespace, id);
+}

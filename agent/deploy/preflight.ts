@@ -1,0 +1,92 @@
+import { LpkError } from '../wire/errors.ts';
+import type { Cluster } from './kube.ts';
+import { type WorkloadRef, workloadName } from './workload.ts';
+
+/** What lpk may do in a namespace, asked before anything is changed. */
+
+/** One right, as `kubectl auth can-i` and RBAC state it. */
+export type Right = { verb: string; group?: string; resource: string; subresource?: string; name?: string };
+
+export type Transport = 'proxy' | 'port-forward';
+
+/**
+ * What swap, rollout and restore do. Everything needs an unrestricted `create`, as names can't be known before; the rest of
+ * ConfigMaps and Secrets is only of the session's own.
+ */
+export function rightsToServe({ kind, name }: { kind: WorkloadRef['kind']; name: string }): Right[] {
+  const workload = { group: 'apps', resource: `${kind}s`, name };
+  return [
+    ...['get', 'list', 'watch', 'patch'].map((verb) => ({ verb, ...workload })),
+    ...['list', 'watch'].map((verb) => ({ verb, resource: 'pods' })),
+    // A StatefulSet waits for ever for a pod that never gets ready; see `restore`.
+    ...(kind === 'statefulset' ? [{ verb: 'delete', resource: 'pods' }] : []),
+    ...['configmaps', 'secrets'].flatMap((resource) => ['create', 'delete'].map((verb) => ({ verb, resource }))),
+  ];
+}
+
+/**
+ * What a transport asks for. A websocket's upgrade is a GET, so its verb is `get`; for port-forward API servers since 1.35
+ * ask for `create` too (kubernetes/kubernetes#134577).
+ */
+export function rightsToReach(transport: Transport): Right[] {
+  if (transport === 'proxy') return [{ verb: 'get', resource: 'pods', subresource: 'proxy' }];
+  return ['get', 'create'].map((verb) => ({ verb, resource: 'pods', subresource: 'portforward' }));
+}
+
+/** Those of `rights` that the user doesn't have in the cluster's namespace, by SelfSubjectAccessReview. */
+export async function missingRights(cluster: Cluster, rights: Right[]): Promise<Right[]> {
+  const allowed = await Promise.all(rights.map((right) => isAllowed(cluster, right)));
+  return rights.filter((_, i) => !allowed[i]);
+}
+
+async function isAllowed(cluster: Cluster, { verb, group = '', resource, subresource, name }: Right): Promise<boolean> {
+  const resourceAttributes = { namespace: cluster.namespace, verb, group, resource, subresource, name };
+  const body = {
+    apiVersion: 'authorization.k8s.io/v1',
+    kind: 'SelfSubjectAccessReview',
+    spec: { resourceAttributes },
+  };
+  const path = '/apis/authorization.k8s.io/v1/selfsubjectaccessreviews';
+  const review = await cluster.request('POST', path, { body });
+  return review.status?.allowed === true;
+}
+
+/** The transports the user may use, the fastest first. */
+export async function transportsAllowed(cluster: Cluster): Promise<Transport[]> {
+  const all: Transport[] = ['proxy', 'port-forward'];
+  const missing = await Promise.all(all.map((each) => missingRights(cluster, rightsToReach(each))));
+  return all.filter((_, i) => missing[i]?.length === 0);
+}
+
+/**
+ * Throws one `forbidden` that names every verb and resource the user lacks to serve `target` over `transport`; for `auto`
+ * one of the transports is enough. Changes nothing.
+ */
+export async function preflight(
+  cluster: Cluster,
+  target: WorkloadRef,
+  transport: Transport | 'auto',
+): Promise<{ transports: Transport[] }> {
+  const [missing, transports] = await Promise.all([
+    missingRights(cluster, rightsToServe(target)),
+    transportsAllowed(cluster),
+  ]);
+  const reachable = transport === 'auto' ? transports.length > 0 : transports.includes(transport);
+  if (!reachable) missing.push(...(await missingRights(cluster, rightsToReach(transport === 'auto' ? 'proxy' : transport))));
+  if (missing.length > 0) throw forbidden(cluster, target, missing);
+  return { transports };
+}
+
+function forbidden(cluster: Cluster, target: WorkloadRef, missing: Right[]): LpkError {
+  const byResource = new Map<string, string[]>();
+  for (const { verb, group, resource, subresource, name } of missing) {
+    const what = `${resource}${group ? `.${group}` : ''}${subresource ? `/${subresource}` : ''}${name ? ` "${name}"` : ''}`;
+    byResource.set(what, [...(byResource.get(what) ?? []), verb]);
+  }
+  const list = [...byResource].map(([what, verbs]) => `${verbs.join(', ')} ${what}`).join('; ');
+  return new LpkError(
+    'forbidden',
+    `user "${cluster.user}" lacks rights in namespace ${cluster.namespace} to serve ${workloadName(target)}: ${list}`,
+    { cause: missing },
+  );
+}

@@ -1,0 +1,247 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { type ErrorCode, LpkError } from '../wire/errors.ts';
+import { sessionOfPod } from './agent-container.ts';
+import type { Cluster, Json } from './kube.ts';
+import { oneLine } from './status.ts';
+import { listPath, type WorkloadKind, type WorkloadRef, workloadName } from './workload.ts';
+
+/** What becomes of a workload's pods after its template changed. */
+
+export type PodEvent =
+  | { type: 'running'; pod: string; uid: string; ip: string }
+  /** It was running and is no more: deleted, ended, or its container is being restarted. */
+  | { type: 'gone'; pod: string; uid: string }
+  /** `fatal`: it won't get better by itself. `message` has the kubelet's own words. */
+  | { type: 'problem'; pod: string; uid: string; code: ErrorCode; message: string; fatal: boolean };
+
+/**
+ * The pods that run a session's agent, as they come and go, until `signal`. Every problem is told once. Throws what
+ * `Cluster.follow` throws.
+ */
+export async function* watchPods(
+  cluster: Cluster,
+  target: { namespace: string; selector: string; container: string },
+  sessionId: string,
+  signal: AbortSignal,
+): AsyncGenerator<PodEvent> {
+  const path = `/api/v1/namespaces/${target.namespace}/pods`;
+  const tracker = podTracker(sessionId, target.container);
+  for await (const pods of cluster.follow(path, { query: { labelSelector: target.selector }, signal })) {
+    yield* tracker(pods);
+  }
+}
+
+/** Turns each state of a set of pods (by uid) into the events since the one before. */
+export function podTracker(sessionId: string, container: string): (pods: Map<string, Json>) => PodEvent[] {
+  const running = new Map<string, { pod: string; containerId: string }>();
+  const told = new Map<string, Set<string>>();
+  const pullErrors = new Map<string, string>();
+  return (pods) => {
+    const events: PodEvent[] = [];
+    const now = new Map<string, { pod: string; containerId: string; ip: string }>();
+    for (const [uid, pod] of pods) {
+      if (sessionOfPod(pod.spec) !== sessionId) continue;
+      const { name } = pod.metadata;
+      const status = statusOf(pod, container);
+      if (status?.state?.running && pod.status.podIP && !pod.metadata.deletionTimestamp) {
+        now.set(uid, { pod: name, containerId: status.containerID ?? '', ip: pod.status.podIP });
+      }
+    }
+    for (const [uid, { pod, containerId }] of running) {
+      if (now.get(uid)?.containerId === containerId) continue;
+      const there = pods.get(uid);
+      // A pod that was asked to end still carries what it has; it is gone when its container is.
+      const ending = there?.metadata.deletionTimestamp && statusOf(there, container)?.state?.running;
+      if (ending) continue;
+      running.delete(uid);
+      events.push({ type: 'gone', pod, uid });
+    }
+    for (const [uid, { pod, containerId, ip }] of now) {
+      if (running.has(uid)) continue;
+      running.set(uid, { pod, containerId });
+      events.push({ type: 'running', pod, uid, ip });
+    }
+    for (const [uid, pod] of pods) {
+      if (sessionOfPod(pod.spec) !== sessionId || pod.metadata.deletionTimestamp) continue;
+      for (const problem of problemsOf(pod, container)) {
+        const key = `${problem.container} ${problem.reason}`;
+        const seen = told.get(uid) ?? new Set();
+        if (seen.has(key)) continue;
+        told.set(uid, seen.add(key));
+        // "Back-off pulling image" says nothing of the cause on older kubelets; what was said before it does.
+        if (problem.reason === 'ErrImagePull') pullErrors.set(uid, problem.detail);
+        const detail = (problem.reason === 'ImagePullBackOff' && pullErrors.get(uid)) || problem.detail;
+        const { name } = pod.metadata;
+        const message = `pod ${name}: ${oneLine(`${problem.what}${detail ? `: ${detail}` : ''}`)}`;
+        events.push({ type: 'problem', pod: name, uid, code: problem.code, message, fatal: problem.fatal });
+      }
+    }
+    for (const uid of [...told.keys(), ...pullErrors.keys()]) {
+      if (pods.has(uid)) continue;
+      told.delete(uid);
+      pullErrors.delete(uid);
+    }
+    return events;
+  };
+}
+
+function statusOf(pod: Json, container: string): Json {
+  return ((pod.status?.containerStatuses ?? []) as Json[]).find((each) => each.name === container);
+}
+
+type Problem = { container: string; reason: string; code: ErrorCode; what: string; detail: string; fatal: boolean };
+
+/** Why a container waits, by the kubelet's reason: what it means, and whether waiting is all there is to do. */
+const WAITING: Record<string, { code: ErrorCode; what: string; fatal: boolean }> = {
+  ErrImagePull: { code: 'image-pull', what: "the image can't be pulled", fatal: false },
+  ImagePullBackOff: { code: 'image-pull', what: "the image can't be pulled", fatal: true },
+  ErrImageNeverPull: { code: 'image-pull', what: 'the image is not on the node and may not be pulled', fatal: true },
+  InvalidImageName: { code: 'image-pull', what: 'the image has no valid name', fatal: true },
+  CreateContainerConfigError: { code: 'rollout-failed', what: "can't be configured", fatal: true },
+  CreateContainerError: { code: 'rollout-failed', what: "can't be created", fatal: true },
+  RunContainerError: { code: 'rollout-failed', what: "can't be started", fatal: true },
+  CrashLoopBackOff: { code: 'rollout-failed', what: 'ends again and again', fatal: true },
+};
+
+function problemsOf(pod: Json, container: string): Problem[] {
+  const problems: Problem[] = [];
+  const { initContainerStatuses = [], containerStatuses = [], conditions = [] } = pod.status ?? {};
+  for (const each of [...initContainerStatuses, ...containerStatuses] as Json[]) {
+    const waiting = each.state?.waiting;
+    const known = waiting?.reason && WAITING[waiting.reason];
+    if (!known) continue;
+    const ended = each.lastState?.terminated;
+    const last = ended && `last ended with ${ended.reason ?? 'exit code'} (exit code ${ended.exitCode})`;
+    const detail = waiting.reason === 'CrashLoopBackOff' && last ? `${last} ${ended.message ?? ''}` : (waiting.message ?? '');
+    const what = `container ${each.name}: ${known.what}`;
+    // Another container's trouble is the workload's own, and may well have been there before.
+    const fatal = known.fatal && (each.name === container || initContainerStatuses.includes(each));
+    problems.push({ container: each.name, reason: waiting.reason, code: known.code, what, detail, fatal });
+  }
+  const scheduled = (conditions as Json[]).find(({ type }) => type === 'PodScheduled');
+  if (scheduled?.status === 'False' && scheduled.reason === 'Unschedulable') {
+    const what = { code: 'rollout-failed', what: 'no node can take it', fatal: false } as const;
+    problems.push({ container: '', reason: 'Unschedulable', detail: scheduled.message ?? '', ...what });
+  }
+  return problems;
+}
+
+export type RolloutOptions = {
+  signal: AbortSignal;
+  /** `done` of `total` pods are new and ready; `text` says what is waited for. Called when any of them changes. */
+  onProgress?: (done: number, total: number, text: string) => void;
+  timeoutMs?: number;
+  /** How long pods may be refused (quota, admission) without any progress before that is final. */
+  stalledMs?: number;
+};
+
+/**
+ * Waits until all of a workload's pods are of its present template and available, by the rules of `kubectl rollout status`
+ * (kubectl/pkg/polymorphichelpers/rollout_status.go). LpkError: `rollout-failed` (the deadline of the Deployment, pods
+ * refused by quota or admission), `rollout-timed-out`, `not-found` (deleted meanwhile), `cancelled`.
+ */
+export async function waitRollout(cluster: Cluster, ref: WorkloadRef, options: RolloutOptions): Promise<void> {
+  const { signal, onProgress, timeoutMs = 180_000, stalledMs = 8_000 } = options;
+  const stop = new AbortController();
+  const changes = cluster.follow(listPath(ref.kind, ref.namespace), {
+    query: { fieldSelector: `metadata.name=${ref.name}` },
+    signal: AbortSignal.any([signal, stop.signal]),
+  });
+  const begunAt = performance.now();
+  let state: RolloutState | undefined;
+  let movedAt = begunAt;
+  let askedAt = begunAt;
+  let next = changes.next();
+  try {
+    for (;;) {
+      const change = await Promise.race([next, sleep(500, undefined, { ref: true })]);
+      if (signal.aborted) throw new LpkError('cancelled', 'stopped while waiting for the rollout');
+      if (change?.done === false) {
+        const [workload] = change.value.values();
+        if (!workload) throw new LpkError('not-found', `${workloadName(ref)} was deleted`);
+        const last = state;
+        state = rolloutState(ref.kind, workload);
+        if (state.failure) throw new LpkError('rollout-failed', `${workloadName(ref)}: ${oneLine(state.failure)}`);
+        if (state.text !== last?.text || state.ready !== last.ready) {
+          movedAt = performance.now();
+          onProgress?.(state.ready, state.total, state.text);
+        }
+        if (state.done) return;
+        next = changes.next();
+      }
+      const now = performance.now();
+      if (now - movedAt > stalledMs && now - askedAt > stalledMs) {
+        askedAt = now;
+        const refusal = state?.refusal ?? (await refusedPods(cluster, ref));
+        if (refusal) throw new LpkError('rollout-failed', `${workloadName(ref)} can't make its pods: ${oneLine(refusal)}`);
+      }
+      if (now - begunAt > timeoutMs) {
+        const waited = `${Math.round(timeoutMs / 1000)} s`;
+        throw new LpkError('rollout-timed-out', `${workloadName(ref)} is not there after ${waited}: ${state?.text ?? 'no answer'}`);
+      }
+    }
+  } finally {
+    stop.abort();
+    next.catch(() => {});
+  }
+}
+
+export type RolloutState = {
+  done: boolean;
+  ready: number;
+  total: number;
+  text: string;
+  /** Final by the controller's own word. */
+  failure?: string;
+  /** Pods were refused; it may be over when others have ended. */
+  refusal?: string;
+};
+
+export function rolloutState(kind: WorkloadKind, { metadata, spec, status = {} }: Json): RolloutState {
+  const total: number = kind === 'daemonset' ? (status.desiredNumberScheduled ?? 0) : (spec.replicas ?? 1);
+  const waiting = (ready: number, text: string) => ({ done: false, ready, total, text });
+  if (!(status.observedGeneration >= metadata.generation)) return waiting(0, 'waiting for the controller to see the change');
+  if (kind === 'daemonset') {
+    const { updatedNumberScheduled: updated = 0, numberAvailable: available = 0 } = status;
+    if (updated < total) return waiting(updated, `${updated} of ${total} pods replaced`);
+    if (available < total) return waiting(available, `${available} of ${total} pods ready`);
+    return { done: true, ready: total, total, text: `${total} of ${total} pods ready` };
+  }
+  if (kind === 'statefulset') {
+    const { readyReplicas: ready = 0, updatedReplicas: updated = 0, updateRevision, currentRevision } = status;
+    if (updateRevision !== currentRevision && updated < total) return waiting(updated, `${updated} of ${total} pods replaced`);
+    if (ready < total) return waiting(ready, `${ready} of ${total} pods ready`);
+    if (updateRevision !== currentRevision) return waiting(updated, 'waiting for the last pod to become ready');
+    return { done: true, ready: total, total, text: `${total} of ${total} pods ready` };
+  }
+  const { replicas = 0, updatedReplicas: updated = 0, availableReplicas: available = 0, conditions = [] } = status;
+  const condition = (type: string) => (conditions as Json[]).find((each) => each.type === type);
+  const progressing = condition('Progressing');
+  const failed = condition('ReplicaFailure');
+  const old = replicas - updated;
+  const ready = Math.min(updated, Math.max(0, available - old));
+  const failure =
+    progressing?.reason === 'ProgressDeadlineExceeded' ? { failure: failed?.message ?? progressing.message } : {};
+  const refusal = failed?.status === 'True' ? { refusal: failed.message } : {};
+  const also = { ...failure, ...refusal };
+  if (updated < total) return { ...waiting(ready, `${updated} of ${total} pods replaced`), ...also };
+  if (old > 0) return { ...waiting(ready, `${old} old ${old === 1 ? 'pod is' : 'pods are'} ending`), ...also };
+  if (available < updated) return { ...waiting(ready, `${available} of ${total} pods ready`), ...also };
+  return { done: true, ready: total, total, text: `${total} of ${total} pods ready` };
+}
+
+/** StatefulSets and DaemonSets say only in events that their pods are refused. */
+async function refusedPods(cluster: Cluster, ref: WorkloadRef): Promise<string | undefined> {
+  if (ref.kind === 'deployment') return undefined;
+  const fieldSelector = `involvedObject.name=${ref.name},reason=FailedCreate,type=Warning`;
+  const path = `/api/v1/namespaces/${ref.namespace}/events`;
+  // Not everybody may read events; then the time limit has to do.
+  const list = await cluster.request('GET', path, { query: { fieldSelector } }).catch(() => undefined);
+  const since = Date.now() - 60_000;
+  const recent = ((list?.items ?? []) as Json[]).filter(
+    (event) =>
+      event.involvedObject.kind.toLowerCase() === ref.kind &&
+      Date.parse(event.lastTimestamp ?? event.eventTime ?? event.metadata.creationTimestamp) > since,
+  );
+  return recent.at(-1)?.message;
+}

@@ -1,0 +1,140 @@
+import { LpkError } from '../agent/wire/errors.ts';
+import {
+  type ClusterOptions,
+  clusterOptions,
+  readChoice,
+  readClusterOptions,
+  readNumber,
+  readText,
+  type Verb,
+  type Words,
+} from './verb.ts';
+
+/** Inbound connections to the container's port reach 127.0.0.1:`laptopPort`. */
+export type PortMapping = {
+  laptopPort: number;
+  /** Undefined when not named: then it follows from what the container serves. */
+  containerPort: number | undefined;
+};
+
+export type ConnectOptions = ClusterOptions & {
+  target: string;
+  ports: PortMapping[];
+  container: string | undefined;
+  transport: 'auto' | 'proxy' | 'port-forward';
+  agentImage: string;
+  /** 0: any free one. */
+  proxyPort: number;
+  /** Wait for the rollout when the workload is restored. */
+  wait: boolean;
+  /** How long the agent keeps the session of a laptop that went away, ms. */
+  holdMs: number;
+  /** Undefined: stay until asked to leave. */
+  command: { program: string; args: string[] } | undefined;
+};
+
+const TRANSPORTS = ['auto', 'proxy', 'port-forward'] as const;
+const DEFAULT_AGENT_IMAGE = 'node:24-alpine';
+const DEFAULT_HOLD_SECONDS = 60;
+const MAX_HOLD_SECONDS = 86_400;
+
+export const connectVerb: Verb = {
+  command: 'connect [target]',
+  describe: 'Take the place of a Service’s or workload’s pod, until the command ends or Ctrl-C',
+  examples: [
+    ['lpk connect web -- npm start', 'the pod behind the Service web becomes `npm start`'],
+    ['lpk connect deployment/web -n shop -p 3000:8080', 'calls to the container’s port 8080 reach 127.0.0.1:3000'],
+    ['lpk connect statefulset/db --proxy-port 1080', 'no command: use the proxy with your own programs'],
+  ],
+  options: (words) =>
+    clusterOptions(
+      words
+        .positional('target', {
+          type: 'string',
+          describe: 'SERVICE, deployment/NAME, statefulset/NAME, daemonset/NAME or pod/NAME',
+        })
+        .option('port', {
+          alias: 'p',
+          array: true,
+          string: true,
+          requiresArg: true,
+          describe: 'LOCAL[:CONTAINER], may be repeated',
+        })
+        .option('container', { string: true, requiresArg: true, describe: 'Which container, when the pod has several' })
+        .option('proxy-port', {
+          string: true,
+          requiresArg: true,
+          describe: 'Port of the SOCKS and HTTP proxy (default: any free one)',
+        })
+        .option('transport', { string: true, requiresArg: true, describe: 'auto (default), proxy or port-forward' })
+        .option('agent-image', {
+          string: true,
+          requiresArg: true,
+          describe: `Image with Node for the agent (default: ${DEFAULT_AGENT_IMAGE})`,
+        })
+        .option('hold', {
+          string: true,
+          requiresArg: true,
+          describe: `Seconds the agent keeps connections while the laptop is away (default: ${DEFAULT_HOLD_SECONDS})`,
+        })
+        .option('no-wait', { boolean: true, describe: 'Do not wait for the rollout when the workload is restored' }),
+    ),
+  async run(words, command, output) {
+    const options = readConnectOptions(words, command);
+    const { connect } = await import('./connect.ts');
+    return connect(options, output);
+  },
+};
+
+/** @throws LpkError `usage`: one line that says which option is wrong and what it should be. */
+export function readConnectOptions(words: Words, command: string[] | undefined): ConnectOptions {
+  const target = readText(words, 'target');
+  if (!target) throw new LpkError('usage', 'connect needs a target: a Service, or deployment/NAME and the like');
+  if (command?.length === 0) throw new LpkError('usage', 'there is no command after --');
+  const [program, ...args] = command ?? [];
+  const ports = ((words.port ?? []) as unknown[]).map((mapping) => parsePortMapping(String(mapping)));
+  checkPorts(ports);
+  return {
+    ...readClusterOptions(words),
+    target,
+    ports,
+    container: readText(words, 'container'),
+    transport: readChoice(words, 'transport', TRANSPORTS, 'auto'),
+    agentImage: readText(words, 'agent-image') ?? DEFAULT_AGENT_IMAGE,
+    proxyPort: readNumber(words, 'proxy-port', { least: 0, most: 65_535, otherwise: 0 }),
+    wait: words['no-wait'] !== true,
+    holdMs: readNumber(words, 'hold', { least: 1, most: MAX_HOLD_SECONDS, otherwise: DEFAULT_HOLD_SECONDS }) * 1000,
+    command: program === undefined ? undefined : { program, args },
+  };
+}
+
+/**
+ * `LOCAL[:CONTAINER]`: a port of the laptop, and of the container.
+ *
+ * @throws LpkError `usage`.
+ */
+export function parsePortMapping(text: string): PortMapping {
+  const parts = text.split(':');
+  if (parts.length > 2) throw new LpkError('usage', `-p ${text}: expected LOCAL[:CONTAINER], like 3000:80`);
+  const [laptopPort, containerPort] = parts.map((part) => parsePort(text, part));
+  return { laptopPort: laptopPort as number, containerPort };
+}
+
+function parsePort(mapping: string, text: string): number {
+  const port = /^\d{1,5}$/.test(text) ? Number(text) : 0;
+  if (port < 1 || port > 65_535) {
+    const what = text === '' ? 'a port is missing' : `${text} is not a port (1 to 65535)`;
+    throw new LpkError('usage', `-p ${mapping}: ${what}; expected LOCAL[:CONTAINER], like 3000:80`);
+  }
+  return port;
+}
+
+function checkPorts(ports: PortMapping[]): void {
+  const seen = new Set<number>();
+  for (const { containerPort } of ports) {
+    if (containerPort === undefined) continue;
+    if (seen.has(containerPort))
+      throw new LpkError('usage', `-p: the container’s port ${containerPort} is mapped twice`);
+    seen.add(containerPort);
+  }
+}

@@ -1,0 +1,227 @@
+import { randomBytes } from 'node:crypto';
+import { hostname, userInfo } from 'node:os';
+import v8 from 'node:v8';
+import { agentPorts, newSessionId } from '../agent/deploy/agent-container.ts';
+import { restore, swapIn } from '../agent/deploy/apply.ts';
+import { agentBundle } from '../agent/deploy/bundle.ts';
+import { findTarget, parseTarget, type Target } from '../agent/deploy/find.ts';
+import { type Cluster, openCluster } from '../agent/deploy/kube.ts';
+import { preflight } from '../agent/deploy/preflight.ts';
+import { waitRollout } from '../agent/deploy/rollout.ts';
+import { workloadName } from '../agent/deploy/workload.ts';
+import type { LpkError } from '../agent/wire/errors.ts';
+import { KEY_BYTES } from '../agent/wire/protocol.ts';
+import { type Door, openDoor } from '../proxy/door.ts';
+import { Route } from '../proxy/route.ts';
+import { Attachment } from './attachment.ts';
+import type { ConnectOptions } from './connect-options.ts';
+import { childEnvironment } from './environment.ts';
+import { launch } from './launch.ts';
+import { type Leave, untilLeaving } from './leave.ts';
+import type { Output } from './output.ts';
+import { mapPorts } from './ports.ts';
+import { Undo } from './undo.ts';
+
+/**
+ * `lpk connect`, whole: find, swap, attach, run; then everything back in reverse. Returns the exit code; throws LpkError after everything was
+ * put back.
+ */
+export async function connect(options: ConnectOptions, output: Output): Promise<number> {
+  // Bulk transfers make Buffers faster than V8's growing young generation lets them go: half the memory, and faster.
+  v8.setFlagsFromString('--semi-space-growth-factor=1');
+  const undo = new Undo((failure, remedy) => output.warn(remedy ? `${failure}; run: ${remedy}` : failure, 'undo-failed'));
+  let remedy = 'lpk restore --all';
+  return untilLeaving(
+    { undo, say: (line) => output.say(line), crashed: (error) => output.fail(error), remedy: () => remedy },
+    async (leave) => {
+      const cluster = await openCluster(options);
+      undo.add('close the connections to the cluster', async () => cluster.close());
+      const finding = output.step(`finding ${options.target} in ${cluster.namespace} (${cluster.context})`, 'find');
+      const target = await findTarget(cluster, parseTarget(options.target), { container: options.container }).catch(failing(finding));
+      const name = workloadName(target);
+      remedy = `lpk restore ${name} -n ${target.namespace}`;
+      const ports = mapPorts(options.ports, target);
+      finding.done(`${name}, container ${target.container}, in ${target.namespace}`, { workload: name, container: target.container });
+
+      const route = new Route();
+      const door = await openDoor({ port: options.proxyPort, dial: route.dial });
+      undo.add('close the proxy', () => door.close());
+
+      const attachment = await swap({ options, cluster, target, ports, route, undo, output, remedy });
+      report(attachment, output);
+      const rollout = output.step(`rolling out the agent in ${name}`, 'rollout');
+      const session = await Promise.race([
+        attachment.over,
+        Promise.all([
+          attachment.first,
+          waitRollout(cluster, target, {
+            signal: leave.signal,
+            onProgress: (done, total, text) => rollout.update(`rolling out the agent in ${name}: ${text}`, { done, total }),
+          }),
+        ]).then(([first]) => first),
+      ]).catch(failing(rollout));
+      rollout.done(`the agent runs in ${name} (${attachment.pods.length} ${attachment.pods.length === 1 ? 'pod' : 'pods'})`);
+
+      const pod = await session.request<Record<string, string>>('environment');
+      announce({ target, ports, door, attachment, output, withCommand: options.command !== undefined });
+      return options.command
+        ? await runCommand(options.command, { pod, door, attachment, leave, output })
+        : await Promise.race([attachment.over, leave.asked().then(() => 0)]);
+    },
+  );
+}
+
+type Swap = {
+  options: ConnectOptions;
+  cluster: Cluster;
+  target: Target;
+  ports: Map<number, number>;
+  route: Route;
+  undo: Undo;
+  output: Output;
+  remedy: string;
+};
+
+/** Puts the agent in and begins to attach. What undoes it is there before anything is changed. */
+async function swap({ options, cluster, target, ports, route, undo, output, remedy }: Swap): Promise<Attachment> {
+  const name = workloadName(target);
+  const swapping = output.step(`swapping container ${target.container} of ${name} for the agent`, 'swap');
+  const { transports } = await preflight(cluster, target, options.transport).catch(failing(swapping));
+  const chosen = options.transport === 'auto' ? transports : [options.transport];
+  const key = randomBytes(KEY_BYTES);
+  const spec = {
+    ...agentPorts(target.hostNetwork),
+    session: newSessionId(),
+    listen: chosen[0] === 'proxy' ? ('pod' as const) : ('loopback' as const),
+    holdMs: options.holdMs,
+    image: options.agentImage,
+    key: key.toString('hex'),
+    bundle: await agentBundle(),
+    owner: userInfo().username,
+    host: hostname(),
+    servedPorts: [...ports.keys()],
+  };
+  const attachment = new Attachment({
+    cluster,
+    target,
+    session: spec.session,
+    key,
+    agentPort: spec.port,
+    transports: chosen,
+    ports,
+    route,
+  });
+  undo.add('leave the agents', async () => attachment.close());
+  const swapped = swapIn(cluster, target, spec);
+  undo.add(
+    `restore ${name}`,
+    async () => {
+      const held = await swapped.catch(() => undefined); // a failed swap has undone itself
+      if (held) await putBack(cluster, target, held, options.wait, output);
+    },
+    remedy,
+  );
+  await swapped.catch(failing(swapping));
+  swapping.done(`container ${target.container} of ${name} swapped`, { session: spec.session });
+  attachment.start();
+  return attachment;
+}
+
+async function putBack(
+  cluster: Cluster,
+  target: Target,
+  held: Awaited<ReturnType<typeof swapIn>>,
+  wait: boolean,
+  output: Output,
+): Promise<void> {
+  const name = workloadName(target);
+  const step = output.step(`restoring ${name}`, 'restore');
+  const { workload, kept } = await restore(cluster, held).catch(failing(step));
+  if (workload === 'restored' && wait) {
+    // It is put back; that its pods are late, or were broken before, is worth a word and no more.
+    await waitRollout(cluster, target, {
+      signal: new AbortController().signal,
+      onProgress: (done, total, text) => step.update(`restoring ${name}: ${text}`, { done, total }),
+    }).catch((error: LpkError) => output.warn(`${name} is restored, but its rollout is not done: ${error.message}`));
+  }
+  const outcome = {
+    restored: `${name} restored`,
+    'not-held': `${name} was restored already`,
+    'held-by-another': `${name} is somebody else's by now and was left alone`,
+    gone: `${name} was deleted meanwhile; nothing to restore`,
+  }[workload];
+  step.done(outcome, { outcome: workload, kept });
+  for (const field of kept) output.say(`changed by somebody else meanwhile, left as it is: ${field}`, 'kept', { field });
+}
+
+function report(attachment: Attachment, output: Output): void {
+  attachment.on('attached', ({ pod, transport, rttMs }) =>
+    output.say(`connected to pod ${pod} by ${transport}, ${rttMs.toFixed(1)} ms away`, 'attached', { pod, transport, rttMs }),
+  );
+  attachment.on('detached', ({ pod }) => output.say(`pod ${pod} is gone`, 'detached', { pod }));
+  attachment.on('linkDown', ({ pod, reason, holdMs }) =>
+    output.warn(`link to pod ${pod} lost (${reason}); its connections are kept for ${Math.round(holdMs / 1_000)} s`, 'link-down', {
+      pod,
+      holdMs,
+    }),
+  );
+  attachment.on('linkUp', ({ pod }) => output.say(`link to pod ${pod} is back`, 'link-up', { pod }));
+  attachment.on('trouble', (error) => output.warn(error.message, 'trouble', { code: error.code }));
+}
+
+function announce(given: {
+  target: Target;
+  ports: Map<number, number>;
+  door: Door;
+  attachment: Attachment;
+  output: Output;
+  withCommand: boolean;
+}): void {
+  const { target, ports, door, attachment, output, withCommand } = given;
+  const name = workloadName(target);
+  for (const [podPort, laptopPort] of ports) output.say(`${name} port ${podPort} → 127.0.0.1:${laptopPort}`);
+  if (ports.size === 0) output.warn(`${name} names no port: nothing arrives here; name one with -p LOCAL:CONTAINER`);
+  const proxy = `127.0.0.1:${door.port}`;
+  const fields = {
+    workload: name,
+    namespace: target.namespace,
+    proxyPort: door.port,
+    transport: attachment.transport,
+    pods: attachment.pods,
+    ports: [...ports].map(([containerPort, laptopPort]) => ({ containerPort, laptopPort })),
+  };
+  output.say(`proxy into the cluster: socks5h://${proxy} or http://${proxy}`, 'ready', fields);
+  if (withCommand) return;
+  output.say(`use it with any program: export ALL_PROXY=http://${proxy} HTTP_PROXY=http://${proxy} HTTPS_PROXY=http://${proxy}`);
+  output.say(`Ctrl-C leaves and puts ${name} back`);
+}
+
+async function runCommand(
+  { program, args }: { program: string; args: string[] },
+  given: { pod: Record<string, string>; door: Door; attachment: Attachment; leave: Leave; output: Output },
+): Promise<number> {
+  const { pod, door, attachment, leave, output } = given;
+  const { env } = childEnvironment({ laptop: process.env, pod, proxyPort: door.port });
+  output.yieldTerminal();
+  try {
+    const running = await launch({ command: program, args, env });
+    let lost: unknown;
+    attachment.over.catch((error: unknown) => {
+      lost = error;
+      running.signal('SIGTERM');
+    });
+    const { exitCode } = await leave.whileRunning(running);
+    if (lost) throw lost;
+    return exitCode;
+  } finally {
+    output.takeTerminal();
+  }
+}
+
+/** Marks a step as failed and passes the error on. */
+function failing(step: { fail(): void }): (error: unknown) => never {
+  return (error) => {
+    step.fail();
+    throw error;
+  };
+}

@@ -1,0 +1,50 @@
+import type { ErrorCode } from '../agent/wire/errors.ts';
+
+/** What to do next, one line for each way lpk can fail; printed under the error. A code without one is a type error. */
+export const HINTS: Record<ErrorCode, string> = {
+  // a stream or flow
+  refused: 'nothing listens on that port in the cluster; check the port and that the service has ready pods',
+  unreachable: 'the pod has no route there; check the address and the NetworkPolicies of its namespace',
+  'timed-out': 'no answer in time; check that it runs and that no NetworkPolicy drops the traffic',
+  'not-allowed': 'the agent does not serve that; use a TCP or UDP port of the cluster or of the outside world',
+  'name-not-found': 'the pod can not resolve that name; check its spelling and namespace (NAME.NAMESPACE)',
+  'connection-reset': 'the other end closed the connection; see its logs',
+  cancelled: 'nothing to do: it was stopped on request',
+  'too-many-streams': 'close connections that are no longer used, or run fewer at once',
+  'address-in-use': 'another process in the pod listens on that port; name another with -p LOCAL:CONTAINER',
+  internal: 'run it again with LPK_DEBUG=1 and report what it prints',
+  // the link
+  protocol: 'something between here and the agent changes the traffic; try --transport port-forward',
+  'limit-exceeded':
+    'one side sent more than the protocol allows; run it again with LPK_DEBUG=1 and report what it prints',
+  'link-lost': 'check the network and the VPN, then connect again; `lpk restore` puts the workload back',
+  'session-unknown': 'the agent was restarted or gave the session up; connect again',
+  'version-mismatch': 'the pod runs the agent of another lpk; `lpk restore` the workload, then connect again',
+  'key-mismatch': 'the pod belongs to another session; `lpk restore` the workload, then connect again',
+  // the cluster
+  'kubeconfig-invalid':
+    'check KUBECONFIG, --kubeconfig and --context; `kubectl config get-contexts` lists what there is',
+  'cluster-unreachable': 'check the network, the VPN and the context; `kubectl version` must answer',
+  unauthorized: 'log in to the cluster again; `kubectl auth whoami` must answer',
+  forbidden: 'ask an administrator of the cluster for that right; README, “Rights it needs”, lists them all',
+  'not-found': 'check the name and the namespace (-n); `kubectl get services,deployments,statefulsets -A` lists them',
+  'no-selector': 'name the workload instead of the Service: deployment/NAME, statefulset/NAME, daemonset/NAME',
+  'no-workload': 'name the workload instead: deployment/NAME, statefulset/NAME, daemonset/NAME or pod/NAME',
+  'ambiguous-workload': 'name the one you mean: deployment/NAME, statefulset/NAME or daemonset/NAME',
+  'ambiguous-container': 'name the one you mean with --container',
+  'unsupported-workload': 'use a Service, a Deployment, a StatefulSet, a DaemonSet or a Pod',
+  'no-replicas': 'scale it to at least one replica, then connect again',
+  'already-held': 'wait until it is free or ask its owner; `lpk restore TARGET` takes it back by force',
+  conflict: 'somebody or something keeps changing the workload (an autoscaler, GitOps?); pause that and try again',
+  'image-pull': 'name an image with Node that the cluster can pull: --agent-image REGISTRY/node:24-alpine',
+  'rollout-failed': '`kubectl describe` the pod for the reason; the workload was put back as it was',
+  'rollout-timed-out':
+    '`kubectl get pods` and `kubectl describe` the pod for the reason; the workload was put back as it was',
+  'session-ended': 'the workload was restored or changed by somebody else; connect again',
+  'agent-unreachable': 'see the pod with `kubectl logs`; try --transport port-forward',
+  // the laptop
+  usage: 'see `lpk --help`',
+  'port-taken': 'stop what listens there, or name another port',
+  'command-not-found': 'check its spelling and your PATH; the pod’s PATH is not used',
+  'command-not-executable': 'make it executable (chmod +x), or name its interpreter: -- node app.js',
+};

@@ -1,0 +1,86 @@
+import { spawn } from 'node:child_process';
+import { existsSync, readFileSync, statSync } from 'node:fs';
+import { constants } from 'node:os';
+import { resolve } from 'node:path';
+import { LpkError, systemCode } from '../agent/wire/errors.ts';
+
+/** How the command ended; `exitCode` is what a shell would report: its own, or 128 + the signal's number. */
+export type Ended = { code: number | null; signal: NodeJS.Signals | null; exitCode: number };
+
+export type Running = {
+  pid: number;
+  /** Never rejects. */
+  exited: Promise<Ended>;
+  /**
+   * Passes on a signal that lpk got. SIGINT and SIGQUIT typed at a terminal went to the whole foreground process group, so
+   * the command has them already; those are passed on only when lpk alone got them. Nothing is sent to an ended command.
+   */
+  signal(signal: NodeJS.Signals): void;
+};
+
+/**
+ * Starts the command on lpk's own terminal: standard streams inherited, same process group, so that interactive programs,
+ * Ctrl-C and Ctrl-Z work as without lpk.
+ *
+ * @throws LpkError `command-not-found`, `command-not-executable`, `usage` (no such folder).
+ */
+export async function launch(options: {
+  command: string;
+  args: string[];
+  env: NodeJS.ProcessEnv;
+  cwd?: string;
+}): Promise<Running> {
+  const { command, args, env, cwd } = options;
+  if (cwd !== undefined && !statSync(cwd, { throwIfNoEntry: false })?.isDirectory()) {
+    throw new LpkError('usage', `no such folder: ${cwd}`);
+  }
+  const child = spawn(command, args, { env, cwd, stdio: 'inherit' });
+  const exited = new Promise<Ended>((settle) => {
+    child.once('exit', (code, signal) => {
+      settle({ code, signal, exitCode: signal ? 128 + constants.signals[signal] : (code as number) });
+    });
+  });
+  await new Promise<void>((started, reject) => {
+    child.once('spawn', started);
+    child.on('error', (error) => reject(launchError(command, cwd, error))); // once spawned: a kill that failed; no matter
+  });
+  return {
+    pid: child.pid as number,
+    exited,
+    signal(signal) {
+      if ((signal === 'SIGINT' || signal === 'SIGQUIT') && isInForeground()) return;
+      child.kill(signal);
+    },
+  };
+}
+
+function launchError(command: string, cwd: string | undefined, error: Error): LpkError {
+  switch (systemCode(error)) {
+    case 'ENOENT':
+      if (command.includes('/') && existsSync(resolve(cwd ?? '.', command))) {
+        const message = `${command}: the interpreter its first line names does not exist`;
+        return new LpkError('command-not-executable', message, { cause: error });
+      }
+      return new LpkError('command-not-found', `${command}: command not found`, { cause: error });
+    case 'EACCES':
+    case 'ENOEXEC':
+      return new LpkError('command-not-executable', `${command}: not executable`, { cause: error });
+    default:
+      return new LpkError('command-not-executable', `${command}: ${error.message}`, { cause: error });
+  }
+}
+
+/**
+ * Whether this process is in its terminal's foreground process group: then Ctrl-C reached the command as well.
+ *
+ * Linux tells in /proc/self/stat (proc(5): `pgrp` and `tpgid`); tpgid is -1 without a controlling terminal. Elsewhere the
+ * best answer is whether there is a terminal at all.
+ */
+export function isInForeground(stat: () => string = () => readFileSync('/proc/self/stat', 'latin1')): boolean {
+  if (process.platform !== 'linux') return process.stdin.isTTY === true || process.stderr.isTTY === true;
+  const text = stat();
+  // The second field, the program's name in parentheses, may itself hold spaces and parentheses.
+  const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
+  const [pgrp, tpgid] = [fields[2], fields[5]];
+  return pgrp === tpgid;
+}

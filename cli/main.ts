@@ -1,0 +1,97 @@
+import { existsSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import yargs, { type Argv } from 'yargs';
+import { type ErrorCode, LpkError } from '../agent/wire/errors.ts';
+import { connectVerb } from './connect-options.ts';
+import { Output } from './output.ts';
+import { restoreVerb } from './restore.ts';
+import type { Verb, Words } from './verb.ts';
+
+const VERBS: Verb[] = [connectVerb, restoreVerb];
+
+/** Exit codes that mean something to a shell; every other failure is 1. */
+const EXIT_CODES: Partial<Record<ErrorCode, number>> = {
+  usage: 2,
+  'command-not-executable': 126,
+  'command-not-found': 127,
+  cancelled: 130,
+};
+
+/** lpk, whole. The only place that turns an error into what a person reads and an exit code. */
+async function main(args: string[]): Promise<number> {
+  const dashes = args.indexOf('--');
+  const words = dashes === -1 ? args : args.slice(0, dashes);
+  const command = dashes === -1 ? undefined : args.slice(dashes + 1);
+  const output = new Output({ format: asksForJson(words) ? 'json' : 'text' });
+  process.on('uncaughtException', (error) => {
+    if (process.listenerCount('uncaughtException') > 1) return; // a session has its own, which puts things back first
+    process.exit(failed(output, error));
+  });
+  try {
+    const chosen = await read(words);
+    return chosen ? await chosen.verb.run(chosen.words, command, output) : 0;
+  } catch (error) {
+    return failed(output, error);
+  } finally {
+    output.close();
+  }
+}
+
+function failed(output: Output, error: unknown): number {
+  output.close();
+  output.fail(error);
+  return error instanceof LpkError ? (EXIT_CODES[error.code] ?? 1) : 1;
+}
+
+/** Which verb, with which options; undefined when yargs answered by itself (`--help`, `--version`). */
+async function read(args: string[]): Promise<{ verb: Verb; words: Words } | undefined> {
+  let chosen: { verb: Verb; words: Words } | undefined;
+  let line: Argv = yargs(args)
+    .scriptName('lpk')
+    .usage('lpk: run a local process as if it were inside a Kubernetes cluster\n\nUsage: $0 VERB [OPTIONS]')
+    .parserConfiguration({ 'boolean-negation': false, 'greedy-arrays': false, 'parse-positional-numbers': false })
+    .locale('en')
+    .version(version())
+    .alias('help', 'h')
+    .strict()
+    .recommendCommands()
+    .exitProcess(false)
+    .showHelpOnFail(false)
+    .fail((message, error) => {
+      throw error ?? new LpkError('usage', message);
+    })
+    .wrap(Math.min(120, process.stdout.columns ?? 100));
+  for (const verb of VERBS) {
+    line = line.command(
+      verb.command,
+      verb.describe,
+      (words) => verb.options(words).example(verb.examples).usage(`lpk ${verb.command}\n\n${verb.describe}`),
+      (found) => {
+        chosen = { verb, words: found };
+      },
+    );
+  }
+  line = line.example(VERBS.map((verb) => verb.examples[0] as [string, string]));
+  if (args.length === 0) throw new LpkError('usage', `name a verb: ${VERBS.map(nameOf).join(' or ')}`);
+  await line.parseAsync();
+  return chosen;
+}
+
+function nameOf(verb: Verb): string {
+  return verb.command.split(' ', 1)[0] as string;
+}
+
+/** Asked before yargs reads the line, so that an error in the line is told in the right format too. */
+function asksForJson(words: string[]): boolean {
+  return /(^|\n)(-o|--output)[=\n]?json(\n|$)/.test(words.join('\n'));
+}
+
+/** The package.json beside this room when run from the checkout, one folder further up in the published package. */
+function version(): string {
+  const file = ['../package.json', '../../package.json']
+    .map((path) => join(import.meta.dirname, path))
+    .find((path) => existsSync(path)) as string;
+  return JSON.parse(readFileSync(file, 'utf8')).version;
+}
+
+process.exit(await main(process.argv.slice(2)));

@@ -1,0 +1,225 @@
+import { LpkError } from '../agent/wire/errors.ts';
+import { HINTS } from './hints.ts';
+
+export type Format = 'text' | 'json';
+
+/** What {@link Output} writes to: a process's standard stream, or a test's stand-in. */
+export type Sink = NodeJS.WritableStream & { isTTY?: boolean; columns?: number };
+
+type Fields = Record<string, unknown>;
+
+/**
+ * Something that takes a while. It ends once, with `done` (shown as it was called at first) or `fail` (as far as it got), and
+ * what comes after that is ignored.
+ */
+export type Step = {
+  /** Shows how far it is. */
+  update(text: string, fields?: Fields): void;
+  done(text?: string, fields?: Fields): void;
+  fail(text?: string, fields?: Fields): void;
+};
+
+type StepShown = { text: string; startedMs: number; fail: () => void };
+
+const FRAMES = ['⠋', '⠙', '⠹', '⠸', '⠼', '⠴', '⠦', '⠧', '⠇', '⠏'];
+const FRAME_MS = 80;
+const CLEAR_LINE = '\r\x1b[2K';
+const COLORS = { red: 31, green: 32, yellow: 33, cyan: 36, dim: 2 };
+
+/**
+ * All that lpk says. Progress and messages are for people and go to stderr, so that a command's own stdout stays clean; what
+ * was asked for goes to stdout: lines of text, or with `-o json` one JSON object per line, `{"event": …}`.
+ *
+ * On a terminal the step under way is one live line with a spinner and its time. A closed terminal or pipe is no error.
+ */
+export class Output {
+  readonly format: Format;
+  #stdout: Sink;
+  #stderr: Sink;
+  #live: boolean;
+  #color: boolean;
+  #debug: boolean;
+  #nowMs: () => number;
+  /** Steps under way; the last one has the live line. */
+  #steps: StepShown[] = [];
+  #shown = false;
+  #frame = 0;
+  #timer: NodeJS.Timeout | undefined;
+  #yielded = false;
+
+  constructor(options: {
+    format: Format;
+    stdout?: Sink;
+    stderr?: Sink;
+    /** NO_COLOR (https://no-color.org), TERM=dumb, and LPK_DEBUG=1 for stacks. */
+    env?: NodeJS.ProcessEnv;
+    nowMs?: () => number;
+  }) {
+    const env = options.env ?? process.env;
+    this.format = options.format;
+    this.#stdout = options.stdout ?? process.stdout;
+    this.#stderr = options.stderr ?? process.stderr;
+    this.#nowMs = options.nowMs ?? (() => performance.now());
+    this.#live = this.#stderr.isTTY === true && env.TERM !== 'dumb';
+    this.#color = this.#live && !env.NO_COLOR;
+    this.#debug = env.LPK_DEBUG === '1';
+    for (const sink of [this.#stdout, this.#stderr]) sink.on('error', () => {});
+  }
+
+  /** @param event the step's name for programs; its objects carry `state`: started, progress, done (with seconds), failed. */
+  step(text: string, event: string, fields: Fields = {}): Step {
+    const entry: StepShown = { text, startedMs: this.#nowMs(), fail: () => shown.fail() };
+    let open = true;
+    this.#steps.push(entry);
+    this.#emit(event, { state: 'started', text, ...fields });
+    if (this.#hasLiveLine) this.#draw();
+    else this.#line(`${text} …`);
+
+    const end = (mark: string, state: 'done' | 'failed', last: string, more: Fields) => {
+      if (!open) return;
+      open = false;
+      this.#steps = this.#steps.filter((other) => other !== entry);
+      const seconds = (this.#nowMs() - entry.startedMs) / 1000;
+      this.#emit(event, { state, text: last, seconds: Number(seconds.toFixed(3)), ...more });
+      this.#line(`${mark} ${last} ${this.#paint('dim', `(${seconds.toFixed(1)} s)`)}`);
+    };
+    const shown: Step = {
+      update: (now, more = {}) => {
+        if (!open || now === entry.text) return;
+        entry.text = now;
+        this.#emit(event, { state: 'progress', text: now, ...more });
+        if (this.#hasLiveLine) this.#draw();
+        else this.#line(`${now} …`);
+      },
+      done: (last = text, more = {}) => end(this.#paint('green', '✔'), 'done', last, more),
+      fail: (last = entry.text, more = {}) => end(this.#paint('red', '✖'), 'failed', last, more),
+    };
+    return shown;
+  }
+
+  /** Says one thing to a person, and with `event` to a program. */
+  say(text: string, event?: string, fields: Fields = {}): void {
+    if (event) this.#emit(event, { text, ...fields });
+    this.#line(text);
+  }
+
+  /** Like {@link say}, for what may be wrong. */
+  warn(text: string, event = 'warning', fields: Fields = {}): void {
+    this.#emit(event, { text, ...fields });
+    this.#line(`${this.#paint('yellow', '!')} ${text}`);
+  }
+
+  /** What was asked for: a line on stdout, or its event. */
+  result(text: string, event: string, fields: Fields = {}): void {
+    if (this.format === 'json') return this.#emit(event, fields);
+    this.#clear();
+    this.#write(this.#stdout, `${text}\n`);
+    this.#draw();
+  }
+
+  /** An error, any error: what failed, and what to do next. */
+  fail(error: unknown): void {
+    const { code, message } = describe(error);
+    const hint = HINTS[code];
+    this.#emit('error', { code, message, hint });
+    this.#lines([`${this.#paint('red', 'lpk:')} ${message}`, `  ${this.#paint('cyan', '→')} ${hint}`]);
+    if (this.#debug) this.#lines(stacks(error));
+  }
+
+  /** Nothing goes on any more: steps that nobody ended have failed. */
+  close(): void {
+    for (const step of this.#steps.toReversed()) step.fail();
+    this.takeTerminal();
+  }
+
+  /** The terminal is the command's now: no live line; what must be said is a whole line that names lpk. */
+  yieldTerminal(): void {
+    this.#clear();
+    this.#yielded = true;
+    clearInterval(this.#timer);
+    this.#timer = undefined;
+  }
+
+  /** The command has ended: the terminal is lpk's again. */
+  takeTerminal(): void {
+    this.#yielded = false;
+    this.#draw();
+  }
+
+  get #hasLiveLine(): boolean {
+    return this.#live && !this.#yielded;
+  }
+
+  #emit(event: string, fields: Fields): void {
+    if (this.format === 'json') this.#write(this.#stdout, `${JSON.stringify({ event, ...fields })}\n`);
+  }
+
+  #line(text: string): void {
+    this.#lines([this.#yielded ? `lpk: ${text}` : text]);
+  }
+
+  #lines(lines: string[]): void {
+    this.#clear();
+    this.#write(this.#stderr, lines.map((line) => `${line}\n`).join(''));
+    this.#draw();
+  }
+
+  #draw(): void {
+    const step = this.#steps.at(-1);
+    if (!step || !this.#hasLiveLine) {
+      clearInterval(this.#timer);
+      this.#timer = undefined;
+      return;
+    }
+    this.#timer ??= setInterval(() => {
+      this.#frame++;
+      this.#draw();
+    }, FRAME_MS).unref();
+    const spinner = FRAMES[this.#frame % FRAMES.length] as string;
+    const time = `(${((this.#nowMs() - step.startedMs) / 1000).toFixed(1)} s)`;
+    // One row at most: a line that wraps can not be cleared.
+    const room = (this.#stderr.columns || 80) - [...time].length - 4;
+    const text = [...step.text];
+    const fitting = text.length > room ? `${text.slice(0, Math.max(0, room - 1)).join('')}…` : step.text;
+    this.#write(this.#stderr, `${CLEAR_LINE}${this.#paint('cyan', spinner)} ${fitting} ${this.#paint('dim', time)}`);
+    this.#shown = true;
+  }
+
+  #clear(): void {
+    if (!this.#shown) return;
+    this.#shown = false;
+    this.#write(this.#stderr, CLEAR_LINE);
+  }
+
+  #paint(color: keyof typeof COLORS, text: string): string {
+    return this.#color ? `\x1b[${COLORS[color]}m${text}\x1b[0m` : text;
+  }
+
+  #write(sink: Sink, text: string): void {
+    try {
+      sink.write(text);
+    } catch {
+      // EIO or EPIPE: nobody is there to read it any more, and nobody to tell.
+    }
+  }
+}
+
+/** The code and the one line of any error; one that is not an LpkError is a bug of lpk, and says so. */
+function describe(error: unknown): { code: keyof typeof HINTS; message: string } {
+  if (error instanceof LpkError) return { code: error.code, message: oneLine(error.message) };
+  const text = error instanceof Error ? `${error.name}: ${error.message}` : String(error);
+  return { code: 'internal', message: `internal error: ${oneLine(text)}` };
+}
+
+function oneLine(text: string): string {
+  return text.trim().split(/\s*\n\s*/, 1)[0] as string;
+}
+
+function stacks(error: unknown): string[] {
+  const lines: string[] = [];
+  for (let next: unknown = error; next !== undefined; next = next instanceof Error ? next.cause : undefined) {
+    if (lines.length > 0) lines.push('caused by:');
+    lines.push(...(next instanceof Error ? (next.stack ?? String(next)) : String(next)).split('\n'));
+  }
+  return lines;
+}

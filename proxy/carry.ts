@@ -1,0 +1,55 @@
+import type net from 'node:net';
+import type { LpkError } from '../agent/wire/errors.ts';
+import { flowError, pump } from '../agent/wire/pump.ts';
+import type { Dial, Flow, Outbound } from './flow.ts';
+import { dismiss } from './handshake.ts';
+
+/** What a protocol says to its client once the flow is on its way, or isn't. */
+export type Replies = { success: Buffer; failure: (error: LpkError) => Buffer };
+
+/** A client's request, as SOCKS and HTTP CONNECT both end in one. */
+export type Request = { flow: Flow; replies: Replies };
+
+/**
+ * Dials a flow, answers the client and joins the two. Bytes the client sent with its request go with the dial; those it
+ * sends while waiting for the answer stay in the socket's buffer, which bounds them.
+ */
+export async function carry(socket: net.Socket, dial: Dial, { flow, replies }: Request): Promise<void> {
+  const first: Buffer | null = socket.read();
+  let outbound: Outbound;
+  try {
+    outbound = dial(flow, first ?? undefined);
+  } catch (error) {
+    dismiss(socket, replies.failure(flowError(error)));
+    return;
+  }
+  const { stream, opened, replyEarly } = outbound;
+  if (replyEarly) {
+    socket.write(replies.success);
+    join(socket, stream);
+    opened.catch(() => socket.resetAndDestroy());
+    return;
+  }
+  const abandon = () => stream.reset('cancelled', 'the client left');
+  const ignore = () => {};
+  stream.on('error', ignore); // `opened` tells
+  socket.once('close', abandon);
+  try {
+    await opened;
+  } catch (error) {
+    socket.off('close', abandon);
+    if (!socket.destroyed) dismiss(socket, replies.failure(flowError(error)));
+    return;
+  }
+  socket.off('close', abandon);
+  stream.off('error', ignore);
+  if (socket.destroyed) return;
+  socket.write(replies.success);
+  join(socket, stream);
+}
+
+/** Pumps a client that may have ended (half-closed) already, while it waited for its answer. */
+export function join(socket: net.Socket, stream: Outbound['stream']): void {
+  pump(socket, stream);
+  if (socket.readableEnded) stream.end();
+}

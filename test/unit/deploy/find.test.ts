@@ -1,0 +1,141 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { chooseContainer, parseTarget, servicePorts, similarNames } from '../../../agent/deploy/find.ts';
+import { assertServable, replicasOf, selectorString, selects } from '../../../agent/deploy/workload.ts';
+
+test('a target is a Service unless its kind is given, by any of kubectl’s names', () => {
+  const table: [string, string, string][] = [
+    ['web', 'service', 'web'],
+    ['service/web', 'service', 'web'],
+    ['services/web', 'service', 'web'],
+    ['svc/web', 'service', 'web'],
+    ['deployment/web', 'deployment', 'web'],
+    ['deployments/web', 'deployment', 'web'],
+    ['deploy/web', 'deployment', 'web'],
+    ['Deployment/web', 'deployment', 'web'],
+    ['statefulset/db', 'statefulset', 'db'],
+    ['sts/db', 'statefulset', 'db'],
+    ['daemonset/agent', 'daemonset', 'agent'],
+    ['ds/agent', 'daemonset', 'agent'],
+    ['pod/web-7d9f-x2', 'pod', 'web-7d9f-x2'],
+    ['po/web-0', 'pod', 'web-0'],
+    ['deployment', 'service', 'deployment'],
+    ['web.v2', 'service', 'web.v2'],
+  ];
+  for (const [text, kind, name] of table) assert.deepEqual(parseTarget(text), { kind, name }, text);
+});
+
+test('what names no target is refused as usage', () => {
+  for (const text of ['', '/', 'web/', '/web', 'job/x', 'constructor/x', 'a/b/c', 'Web', 'we_b', '-web', 'deploy/We b', 'a'.repeat(254)]) {
+    assert.throws(() => parseTarget(text), { name: 'LpkError', code: 'usage' }, JSON.stringify(text));
+  }
+});
+
+const twoContainers = {
+  kind: 'Deployment',
+  metadata: { name: 'web' },
+  spec: {
+    template: {
+      spec: {
+        containers: [
+          { name: 'app', ports: [{ name: 'http', containerPort: 8080, protocol: 'TCP' }, { containerPort: 5353, protocol: 'UDP' }] },
+          { name: 'metrics', ports: [{ name: 'prom', containerPort: 9090, protocol: 'TCP' }] },
+        ],
+      },
+    },
+  },
+};
+const service = (...ports: object[]) => ({ spec: { ports } });
+
+test('the container is the one asked for, else the only one, else the one with the Service’s target port', () => {
+  const choose = (asked: string | undefined, ...services: object[]) => chooseContainer(twoContainers, asked, services).name;
+  assert.equal(choose('metrics', service({ port: 80, targetPort: 8080 })), 'metrics');
+  assert.equal(choose(undefined, service({ port: 80, targetPort: 8080 })), 'app');
+  assert.equal(choose(undefined, service({ port: 80, targetPort: 'prom' })), 'metrics');
+  assert.equal(choose(undefined, service({ port: 9090 })), 'metrics', 'targetPort is port when absent');
+  assert.equal(choose(undefined, service({ port: 53, targetPort: 5353, protocol: 'UDP' })), 'app');
+  const [only] = twoContainers.spec.template.spec.containers;
+  const single = { ...twoContainers, spec: { template: { spec: { containers: [only] } } } };
+  assert.equal(chooseContainer(single, undefined, []).name, 'app');
+});
+
+test('a container that can’t be chosen is an error that names all', () => {
+  const ambiguous = { code: 'ambiguous-container', message: /deployment\/web.*app, metrics.*--container/ };
+  assert.throws(() => chooseContainer(twoContainers, undefined, []), ambiguous);
+  assert.throws(() => chooseContainer(twoContainers, undefined, [service({ port: 80, targetPort: 3000 })]), ambiguous);
+  const both = service({ port: 80, targetPort: 8080 }, { port: 81, targetPort: 9090 });
+  assert.throws(() => chooseContainer(twoContainers, undefined, [both]), ambiguous);
+  const otherProtocol = service({ port: 53, targetPort: 5353, protocol: 'TCP' });
+  assert.throws(() => chooseContainer(twoContainers, undefined, [otherProtocol]), ambiguous);
+  assert.throws(() => chooseContainer(twoContainers, 'nginx', []), { code: 'not-found', message: /no container "nginx".*app, metrics/ });
+});
+
+test('a Service’s ports are given as the container has them', () => {
+  const containers = twoContainers.spec.template.spec.containers;
+  const ports = service(
+    { name: 'web', port: 80, targetPort: 'http', protocol: 'TCP' },
+    { name: 'plain', port: 81, targetPort: 3000 },
+    { name: 'prom', port: 9090, targetPort: 'prom' },
+    { name: 'prom-by-number', port: 9091, targetPort: 9090 },
+    { name: 'nowhere', port: 82, targetPort: 'gone' },
+    { name: 'dns', port: 53, targetPort: 5353, protocol: 'UDP' },
+  );
+  assert.deepEqual(servicePorts(ports, containers[0], containers), [
+    { name: 'web', port: 80, targetPort: 8080, protocol: 'TCP' },
+    { name: 'plain', port: 81, targetPort: 3000, protocol: 'TCP' },
+    { name: 'dns', port: 53, targetPort: 5353, protocol: 'UDP' },
+  ]);
+});
+
+test('a selector picks pods that have all its labels', () => {
+  assert.equal(selects({ app: 'web' }, { app: 'web', tier: 'front' }), true);
+  assert.equal(selects({ app: 'web', tier: 'back' }, { app: 'web', tier: 'front' }), false);
+  assert.equal(selects({ app: 'web' }, undefined), false);
+});
+
+test('a label selector is written as the API takes it', () => {
+  const selector = {
+    matchLabels: { app: 'web', 'app.kubernetes.io/part-of': 'shop' },
+    matchExpressions: [
+      { key: 'tier', operator: 'In', values: ['a', 'b'] },
+      { key: 'env', operator: 'NotIn', values: ['test'] },
+      { key: 'live', operator: 'Exists' },
+      { key: 'old', operator: 'DoesNotExist' },
+    ],
+  };
+  assert.equal(
+    selectorString(selector),
+    'app=web,app.kubernetes.io/part-of=shop,tier in (a,b),env notin (test),live,!old',
+  );
+});
+
+test('names that a person may have meant', () => {
+  const there = ['web', 'webapp', 'api', 'orders', 'order-db', 'wbe', 'checkout'];
+  assert.deepEqual(similarNames('wep', there), ['web']);
+  assert.deepEqual(similarNames('order', there), ['order-db', 'orders']);
+  assert.deepEqual(similarNames('chekout', there), ['checkout']);
+  assert.deepEqual(similarNames('zzz', there), []);
+  assert.equal(similarNames('a', ['a1', 'a2', 'a3', 'a4']).length, 3);
+});
+
+test('a workload whose pods would not follow a change is refused before it is touched', () => {
+  const workload = (spec: object, status: object = {}) => ({
+    metadata: { name: 'x' },
+    spec: { replicas: 1, template: { spec: {} }, ...spec },
+    status,
+  });
+  const unsupported = (message: RegExp) => ({ code: 'unsupported-workload', message });
+  assert.throws(() => assertServable('deployment', workload({ paused: true })), unsupported(/deployment\/x is paused/));
+  const onDelete = workload({ updateStrategy: { type: 'OnDelete' } });
+  assert.throws(() => assertServable('statefulset', onDelete), unsupported(/OnDelete/));
+  const partition = workload({ updateStrategy: { type: 'RollingUpdate', rollingUpdate: { partition: 2 } } });
+  assert.throws(() => assertServable('statefulset', partition), unsupported(/partition 2/));
+  const windows = workload({ template: { spec: { nodeSelector: { 'kubernetes.io/os': 'windows' } } } });
+  assert.throws(() => assertServable('deployment', windows), unsupported(/Windows/));
+  assert.throws(() => assertServable('deployment', workload({ replicas: 0 })), { code: 'no-replicas', message: /scaled to 0/ });
+  assert.throws(() => assertServable('daemonset', workload({}, { desiredNumberScheduled: 0 })), { code: 'no-replicas' });
+  const usual = workload({ updateStrategy: { type: 'RollingUpdate', rollingUpdate: { partition: 0 } } });
+  assert.doesNotThrow(() => assertServable('statefulset', usual));
+  assert.equal(replicasOf('deployment', { spec: {} }), 1, 'absent replicas are one');
+  assert.equal(replicasOf('daemonset', workload({}, { desiredNumberScheduled: 3 })), 3);
+});

@@ -1,0 +1,194 @@
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import http from 'node:http';
+import net from 'node:net';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { after, type TestContext, test } from 'node:test';
+import { type Cluster, openCluster, retryOnConflict } from '../../../agent/deploy/kube.ts';
+import { LpkError } from '../../../agent/wire/errors.ts';
+
+/** HTTP as it can go wrong. The peer plays one script each; what a real API server means is test/e2e's to show. */
+
+const dir = mkdtempSync(path.join(tmpdir(), 'lpk-kube-'));
+after(() => rmSync(dir, { recursive: true }));
+
+async function clusterAt(server: string, user: object = { token: 't' }): Promise<Cluster> {
+  const kubeconfig = path.join(dir, 'config');
+  writeFileSync(
+    kubeconfig,
+    JSON.stringify({
+      clusters: [{ name: 'c', cluster: { server } }],
+      users: [{ name: 'u', user }],
+      contexts: [{ name: 'x', context: { cluster: 'c', user: 'u' } }],
+      'current-context': 'x',
+    }),
+  );
+  return await openCluster({ kubeconfig });
+}
+
+type Answer = (request: http.IncomingMessage, response: http.ServerResponse) => void;
+
+/** Answers the first request with the first answer, and so on; the last one stays. */
+async function scripted(t: TestContext, answers: Answer[], user?: object) {
+  const requests: { method?: string; url?: string; headers: http.IncomingHttpHeaders; body: string }[] = [];
+  const server = http.createServer(async (request, response) => {
+    let body = '';
+    for await (const chunk of request) body += chunk;
+    requests.push({ method: request.method, url: request.url, headers: request.headers, body });
+    (answers[Math.min(requests.length, answers.length) - 1] as Answer)(request, response);
+  });
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const cluster = await clusterAt(`http://127.0.0.1:${(server.address() as net.AddressInfo).port}/gateway/`, user);
+  t.after(() => {
+    cluster.close();
+    server.close();
+    server.closeAllConnections();
+  });
+  return { cluster, requests };
+}
+
+const json =
+  (status: number, body: object, headers: http.OutgoingHttpHeaders = {}): Answer =>
+  (_, response) => {
+    response.writeHead(status, headers).end(JSON.stringify(body));
+  };
+const failure = (code: number, message = 'no') => ({ kind: 'Status', code, message });
+
+test('a request carries the path of the server, the query, the body and who we are', async (t) => {
+  const { cluster, requests } = await scripted(t, [json(200, { ok: 1 })]);
+  const options = { body: [1], contentType: 'application/json-patch+json', query: { a: 'b c', none: undefined } };
+  assert.deepEqual(await cluster.request('PATCH', '/api/v1/x', options), { ok: 1 });
+  const [request] = requests;
+  assert.deepEqual([request?.method, request?.url, request?.body], ['PATCH', '/gateway/api/v1/x?a=b+c', '[1]']);
+  assert.equal(request?.headers.authorization, 'Bearer t');
+  assert.equal(request?.headers['content-type'], 'application/json-patch+json');
+});
+
+test('a 401 is asked once more with new credentials', async (t) => {
+  const count = path.join(dir, 'count');
+  writeFileSync(count, '');
+  const script = `echo >> '${count}'; echo "{\\"status\\":{\\"token\\":\\"t$(wc -l < '${count}' | tr -d ' ')\\"}}"`;
+  const exec = { command: 'sh', args: ['-c', script] };
+  const { cluster, requests } = await scripted(t, [json(401, failure(401)), json(200, {}), json(401, failure(401))], { exec });
+  await cluster.request('GET', '/x');
+  assert.deepEqual(requests.map(({ headers }) => headers.authorization), ['Bearer t1', 'Bearer t2']);
+  await assert.rejects(cluster.request('GET', '/x'), { code: 'unauthorized' });
+  assert.equal(requests.length, 4);
+});
+
+test('a 429 or 503 that says when is asked again then, not for ever', async (t) => {
+  const later = json(429, failure(429), { 'retry-after': '0' });
+  const { cluster, requests } = await scripted(t, [later, json(503, failure(503), { 'retry-after': '0' }), json(200, {}), later]);
+  await cluster.request('GET', '/x');
+  assert.equal(requests.length, 3);
+  await assert.rejects(cluster.request('GET', '/x'), { code: 'cluster-unreachable' });
+  assert.equal(requests.length, 9);
+});
+
+test('a kept connection that the API server closes is no failure', async (t) => {
+  const hangUp: Answer = (request) => request.socket.resetAndDestroy();
+  const { cluster, requests } = await scripted(t, [json(200, { n: 1 }), hangUp, json(200, { n: 2 }), hangUp]);
+  await cluster.request('GET', '/x');
+  assert.deepEqual(await cluster.request('GET', '/x'), { n: 2 });
+  assert.equal(requests.length, 3);
+  await assert.rejects(cluster.request('GET', '/x'), { code: 'cluster-unreachable', message: /broke off/ });
+});
+
+test('no API server: nothing there, nothing said, not JSON, not TLS', async (t) => {
+  const closed = net.createServer().listen(0, '127.0.0.1');
+  await once(closed, 'listening');
+  const { port } = closed.address() as net.AddressInfo;
+  closed.close();
+  await once(closed, 'close');
+  const nobody = await clusterAt(`https://127.0.0.1:${port}`);
+  const refused = { code: 'cluster-unreachable', message: new RegExp(`127.0.0.1:${port}: nothing listens there \\(ECONNREFUSED\\)`) };
+  await assert.rejects(nobody.request('GET', '/x'), refused);
+  const { cluster, requests } = await scripted(t, [() => {}, (_, response) => response.end('<html>')]);
+  const silent = { code: 'cluster-unreachable', message: /no answer within 0.05 s/ };
+  await assert.rejects(cluster.request('GET', '/x', { timeoutMs: 50 }), silent);
+  await assert.rejects(cluster.request('GET', '/x'), { code: 'cluster-unreachable', message: /no JSON/ });
+  assert.equal(requests.length, 2);
+  const plain = await clusterAt(cluster.server.replace('http:', 'https:'));
+  await assert.rejects(plain.request('GET', '/x'), { code: 'cluster-unreachable' });
+});
+
+test('a request that is given up is cancelled, also while it waits to be asked again', async (t) => {
+  const { cluster } = await scripted(t, [json(429, failure(429), { 'retry-after': '9' })]);
+  const stop = new AbortController();
+  const asked = cluster.request('GET', '/x', { signal: stop.signal });
+  setImmediate(() => stop.abort());
+  await assert.rejects(asked, { code: 'cancelled' });
+});
+
+const item = (uid: string, resourceVersion: string) => ({ metadata: { uid, resourceVersion } });
+const list = (resourceVersion: string, ...items: object[]) => json(200, { metadata: { resourceVersion }, items });
+const events =
+  (...all: object[]): Answer =>
+  (_, response) => {
+    for (const event of all) response.write(`${JSON.stringify(event)}\n`);
+  };
+const uids = (now: Map<string, unknown> | undefined) => [...(now?.keys() ?? [])].join(' ');
+
+test('a list is followed through additions, removals and an expired version', async (t) => {
+  const watching = Promise.withResolvers<http.ServerResponse>();
+  const { cluster, requests } = await scripted(t, [
+    list('5', item('a', '4')),
+    (request, response) => {
+      events({ type: 'ADDED', object: item('b', '6') })(request, response);
+      watching.resolve(response);
+    },
+    events({ type: 'ERROR', object: failure(410, 'too old') }),
+    list('20', item('c', '19')),
+    () => {},
+  ]);
+  const stop = new AbortController();
+  const seen: string[] = [];
+  for await (const now of cluster.follow('/pods', { query: { labelSelector: 'a=b' }, signal: stop.signal })) {
+    seen.push(uids(now));
+    if (uids(now) === 'a b') {
+      // In pieces, as a network may deliver it.
+      const more = [{ type: 'DELETED', object: item('a', '7') }, { type: 'BOOKMARK', object: item('', '9') }];
+      const text = more.map((event) => `${JSON.stringify(event)}\n`).join('');
+      const response = await watching.promise;
+      response.write(text.slice(0, 20), () => response.end(text.slice(20)));
+    }
+    if (seen.length === 4) stop.abort();
+  }
+  assert.deepEqual(seen, ['a', 'a b', 'b', 'c']);
+  const asked = requests.map(({ url }) => new URL(url as string, 'http://x').searchParams);
+  assert.deepEqual(asked.map((query) => query.get('resourceVersion')), [null, '5', '9', null]);
+  assert.deepEqual(asked.map((query) => query.get('watch')), [null, 'true', 'true', null]);
+  assert.ok(asked.every((query) => query.get('labelSelector') === 'a=b'));
+});
+
+test('what the first list is refused for is thrown; later only what waiting can’t mend', async (t) => {
+  const none = await scripted(t, [json(403, failure(403, 'cannot list'))]);
+  const { signal } = new AbortController();
+  await assert.rejects(none.cluster.follow('/pods', { signal }).next(), { code: 'forbidden', message: 'cannot list' });
+  const later = await scripted(t, [
+    list('1'),
+    (request) => request.socket.destroy(),
+    json(500, failure(500)),
+    list('2', item('a', '2')),
+    json(403, failure(403)),
+  ]);
+  const followed = later.cluster.follow('/pods', { signal });
+  assert.equal(uids((await followed.next()).value), '');
+  assert.equal(uids((await followed.next()).value), 'a');
+  await assert.rejects(followed.next(), { code: 'forbidden' });
+});
+
+test('only a conflict is tried again', async () => {
+  let tries = 0;
+  const conflicting = async () => {
+    tries += 1;
+    if (tries < 3) throw new LpkError('conflict', 'x');
+    return tries;
+  };
+  assert.equal(await retryOnConflict(conflicting), 3);
+  const failing = () => Promise.reject(new LpkError('forbidden', 'x'));
+  await assert.rejects(retryOnConflict(failing), { code: 'forbidden' });
+});

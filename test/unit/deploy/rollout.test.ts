@@ -1,0 +1,140 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { agentVolume } from '../../../agent/deploy/agent-container.ts';
+import { podTracker, rolloutState } from '../../../agent/deploy/rollout.ts';
+
+// biome-ignore lint/suspicious/noExplicitAny: Kubernetes objects, untyped as in the code under test.
+type Json = any;
+
+const SESSION = 'abcdefghij';
+
+function pod(state: object | undefined, extra: { [key: string]: object | string | undefined } = {}): Json {
+  const { metadata, status, session = SESSION, containerID = 'c1' } = extra;
+  return {
+    metadata: { name: 'web-1', uid: 'u1', ...(metadata as object) },
+    spec: { volumes: [{ name: 'other' }, agentVolume(session as string)] },
+    status: { podIP: '10.0.0.1', containerStatuses: [{ name: 'web', state, containerID }], ...(status as object) },
+  };
+}
+
+/** The events of a sequence of states of one pod (null: no pod). */
+function eventsOf(states: (Json | null)[]): string[] {
+  const next = podTracker(SESSION, 'web');
+  return states.flatMap((state) =>
+    next(new Map(state ? [[state.metadata.uid, state]] : [])).map((event) =>
+      event.type === 'problem' ? `${event.code}${event.fatal ? '!' : ''} ${event.message}` : event.type,
+    ),
+  );
+}
+
+const running = { running: {} };
+const waiting = (reason: string, message?: string) => ({ waiting: { reason, message } });
+
+test('a pod runs once its agent does, and is gone when the agent is', () => {
+  const none = { status: { podIP: undefined } };
+  assert.deepEqual(eventsOf([pod(undefined), pod(running, none), pod(running), pod(running), null]), ['running', 'gone']);
+  assert.deepEqual(eventsOf([pod(running), pod({ terminated: { exitCode: 1 } }), pod(running, { containerID: 'c2' })]), [
+    'running',
+    'gone',
+    'running',
+  ]);
+  const restartedInBetween = [pod(running), pod(running, { containerID: 'c2' })];
+  assert.deepEqual(eventsOf(restartedInBetween), ['running', 'gone', 'running']);
+});
+
+test('a pod that is asked to end is not begun with, and is kept until it has ended', () => {
+  const ending = { metadata: { deletionTimestamp: 'now' } };
+  assert.deepEqual(eventsOf([pod(running, ending)]), []);
+  assert.deepEqual(eventsOf([pod(running), pod(running, ending)]), ['running']);
+  assert.deepEqual(eventsOf([pod(running), pod(running, ending), pod({ terminated: {} }, ending), null]), ['running', 'gone']);
+});
+
+test('pods of another session, or of none, are not ours', () => {
+  assert.deepEqual(eventsOf([pod(running, { session: 'otherotherx' })]), []);
+  const plain = pod(running);
+  plain.spec.volumes = [{ name: 'other' }];
+  assert.deepEqual(eventsOf([plain]), []);
+});
+
+test('an event says which pod, and where', () => {
+  const [event] = podTracker(SESSION, 'web')(new Map([['u1', pod(running)]]));
+  assert.deepEqual(event, { type: 'running', pod: 'web-1', uid: 'u1', ip: '10.0.0.1' });
+});
+
+test('an image that can’t be pulled: told at once, final when the kubelet backs off, with its reason', () => {
+  const said = 'rpc error: code = NotFound\n desc = no such image';
+  const pulled = [
+    pod(waiting('ContainerCreating')),
+    pod(waiting('ErrImagePull', said)),
+    pod(waiting('ErrImagePull', said)),
+    pod(waiting('ImagePullBackOff', 'Back-off pulling image "x"')),
+    pod(waiting('ErrImagePull', said)),
+  ];
+  const message = "pod web-1: container web: the image can't be pulled: rpc error: code = NotFound desc = no such image";
+  assert.deepEqual(eventsOf(pulled), [`image-pull ${message}`, `image-pull! ${message}`]);
+  const [unseen] = eventsOf([pod(waiting('ImagePullBackOff', 'Back-off pulling image "x": ErrImagePull: gone'))]);
+  assert.match(unseen as string, /^image-pull! .*Back-off.*gone$/);
+  assert.match(eventsOf([pod(waiting('InvalidImageName', 'bad'))])[0] as string, /^image-pull! /);
+});
+
+test('a container that can’t run', () => {
+  for (const reason of ['CreateContainerConfigError', 'CreateContainerError', 'RunContainerError']) {
+    assert.match(eventsOf([pod(waiting(reason, 'why\nthat'))])[0] as string, /^rollout-failed! pod web-1: container web: .*why that$/);
+  }
+  const crashed = pod(waiting('CrashLoopBackOff', 'back-off 10s'));
+  crashed.status.containerStatuses[0].lastState = { terminated: { reason: 'OOMKilled', exitCode: 137 } };
+  assert.deepEqual(eventsOf([crashed]), [
+    'rollout-failed! pod web-1: container web: ends again and again: last ended with OOMKilled (exit code 137)',
+  ]);
+});
+
+test('another container’s trouble is told but not final; an init container’s is', () => {
+  const beside = pod(running);
+  beside.status.containerStatuses.push({ name: 'log', state: waiting('CrashLoopBackOff', 'x') });
+  assert.deepEqual(eventsOf([beside]), ['running', 'rollout-failed pod web-1: container log: ends again and again: x']);
+  const before = pod(waiting('PodInitializing'));
+  before.status.initContainerStatuses = [{ name: 'init', state: waiting('CrashLoopBackOff', 'x') }];
+  assert.match(eventsOf([before])[0] as string, /^rollout-failed! /);
+});
+
+test('a pod that no node takes may still be taken', () => {
+  const conditions = [{ type: 'PodScheduled', status: 'False', reason: 'Unschedulable', message: '0/1 nodes: memory' }];
+  const stuck = pod(undefined, { status: { conditions } });
+  assert.deepEqual(eventsOf([stuck, stuck]), ['rollout-failed pod web-1: no node can take it: 0/1 nodes: memory']);
+});
+
+const workload = (spec: object, status: object): Json => ({ metadata: { generation: 2 }, spec, status: { observedGeneration: 2, ...status } });
+
+test('a Deployment is rolled out when all pods are new, no old one is left and all are available', () => {
+  const state = (status: object) => rolloutState('deployment', workload({ replicas: 2 }, status));
+  const of = (status: object) => [state(status).done, state(status).ready, state(status).text];
+  assert.deepEqual(of({ observedGeneration: 1, replicas: 2, updatedReplicas: 2, availableReplicas: 2 }).slice(0, 2), [false, 0]);
+  assert.deepEqual(of({ replicas: 3, updatedReplicas: 1, availableReplicas: 2 }), [false, 0, '1 of 2 pods replaced']);
+  assert.deepEqual(of({ replicas: 3, updatedReplicas: 1, availableReplicas: 3 }), [false, 1, '1 of 2 pods replaced']);
+  assert.deepEqual(of({ replicas: 3, updatedReplicas: 2, availableReplicas: 3 }), [false, 2, '1 old pod is ending']);
+  assert.deepEqual(of({ replicas: 2, updatedReplicas: 2, availableReplicas: 1 }), [false, 1, '1 of 2 pods ready']);
+  assert.deepEqual(of({ replicas: 2, updatedReplicas: 2, availableReplicas: 2 }), [true, 2, '2 of 2 pods ready']);
+  assert.equal(rolloutState('deployment', { metadata: { generation: 1 }, spec: {} }).done, false, 'no status yet');
+});
+
+test('a Deployment that gives up, or is refused its pods', () => {
+  const refused = { type: 'ReplicaFailure', status: 'True', message: 'exceeded quota' };
+  const gaveUp = { type: 'Progressing', status: 'False', reason: 'ProgressDeadlineExceeded', message: 'timed out' };
+  const state = (...conditions: object[]) => rolloutState('deployment', workload({}, { conditions }));
+  assert.deepEqual([state(refused).refusal, state(refused).failure], ['exceeded quota', undefined]);
+  assert.equal(state(gaveUp).failure, 'timed out');
+  assert.equal(state(gaveUp, refused).failure, 'exceeded quota', 'the reason, not the symptom');
+});
+
+test('StatefulSets and DaemonSets', () => {
+  const sts = (status: object) => rolloutState('statefulset', workload({ replicas: 2 }, status));
+  const changing = { updateRevision: 'b', currentRevision: 'a' };
+  assert.equal(sts({ ...changing, readyReplicas: 2, updatedReplicas: 1 }).text, '1 of 2 pods replaced');
+  assert.equal(sts({ ...changing, readyReplicas: 1, updatedReplicas: 2 }).text, '1 of 2 pods ready');
+  assert.equal(sts({ ...changing, readyReplicas: 2, updatedReplicas: 2 }).done, false);
+  assert.equal(sts({ updateRevision: 'b', currentRevision: 'b', readyReplicas: 2, updatedReplicas: 2 }).done, true);
+  const ds = (status: object) => rolloutState('daemonset', workload({}, { desiredNumberScheduled: 3, ...status }));
+  assert.deepEqual([ds({}).done, ds({}).total], [false, 3]);
+  assert.equal(ds({ updatedNumberScheduled: 3, numberAvailable: 2 }).text, '2 of 3 pods ready');
+  assert.equal(ds({ updatedNumberScheduled: 3, numberAvailable: 3 }).done, true);
+});
