@@ -1,7 +1,7 @@
 import { EventEmitter } from 'node:events';
-import type { Transport } from '../agent/deploy/preflight.ts';
-import type { Cluster } from '../agent/deploy/kube.ts';
 import type { Target } from '../agent/deploy/find.ts';
+import type { Cluster } from '../agent/deploy/kube.ts';
+import type { Transport } from '../agent/deploy/preflight.ts';
 import { reachError, throughPortForward, throughProxy } from '../agent/deploy/reach.ts';
 import { type PodEvent, watchPods } from '../agent/deploy/rollout.ts';
 import { sessionOf } from '../agent/deploy/swap.ts';
@@ -17,7 +17,13 @@ import { Tunnel } from '../proxy/tunnel.ts';
 const FIRST_ANSWER_MS = 30_000;
 const TRY_MS = 8_000;
 /** Failures of a transport that the other one may not have. */
-const OF_THE_TRANSPORT: ReadonlySet<ErrorCode> = new Set(['forbidden', 'not-found', 'agent-unreachable', 'link-lost', 'timed-out']);
+const OF_THE_TRANSPORT: ReadonlySet<ErrorCode> = new Set([
+  'forbidden',
+  'not-found',
+  'agent-unreachable',
+  'link-lost',
+  'timed-out',
+]);
 
 export type AttachmentOptions = {
   cluster: Cluster;
@@ -136,7 +142,9 @@ export class Attachment extends EventEmitter<AttachmentEvents> {
       }
       if (this.#closed || this.#attached.get(uid) !== entry) return tunnel.close();
       this.#transports = [transport, ...this.#transports.filter((other) => other !== transport)];
-      tunnel.on('down', ({ reason, holdMs }) => this.emit('linkDown', { pod, reason, holdMs }));
+      tunnel.on('down', ({ reason, holdMs }) => {
+        if (holdMs > 0) this.emit('linkDown', { pod, reason, holdMs }); // else the agent said goodbye: its pod is ending
+      });
       tunnel.on('up', () => this.emit('linkUp', { pod }));
       tunnel.on('end', (error) => this.#attachFailed(uid, pod, error));
       this.#options.route.add(tunnel);
@@ -200,7 +208,8 @@ export class Attachment extends EventEmitter<AttachmentEvents> {
       (laptopPort) => this.#listening.refused(laptopPort),
     );
     session.once('up', () => {
-      for (const [podPort, laptopPort] of ports) if (this.#listening.isListening(laptopPort)) this.#listen(session, podPort, true);
+      for (const [podPort, laptopPort] of ports)
+        if (this.#listening.isListening(laptopPort)) this.#listen(session, podPort, true);
     });
   }
 
@@ -208,7 +217,8 @@ export class Attachment extends EventEmitter<AttachmentEvents> {
     const listening = this.#listening.isListening(port);
     for (const { session } of this.#attached.values()) {
       if (!session || session.ended) continue;
-      for (const [podPort, laptopPort] of this.#options.ports) if (laptopPort === port) this.#listen(session, podPort, listening);
+      for (const [podPort, laptopPort] of this.#options.ports)
+        if (laptopPort === port) this.#listen(session, podPort, listening);
     }
   }
 

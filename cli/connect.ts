@@ -29,7 +29,9 @@ import { Undo } from './undo.ts';
 export async function connect(options: ConnectOptions, output: Output): Promise<number> {
   // Bulk transfers make Buffers faster than V8's growing young generation lets them go: half the memory, and faster.
   v8.setFlagsFromString('--semi-space-growth-factor=1');
-  const undo = new Undo((failure, remedy) => output.warn(remedy ? `${failure}; run: ${remedy}` : failure, 'undo-failed'));
+  const undo = new Undo((failure, remedy) =>
+    output.warn(remedy ? `${failure}; run: ${remedy}` : failure, 'undo-failed'),
+  );
   let remedy = 'lpk restore --all';
   return untilLeaving(
     { undo, say: (line) => output.say(line), crashed: (error) => output.fail(error), remedy: () => remedy },
@@ -37,11 +39,16 @@ export async function connect(options: ConnectOptions, output: Output): Promise<
       const cluster = await openCluster(options);
       undo.add('close the connections to the cluster', async () => cluster.close());
       const finding = output.step(`finding ${options.target} in ${cluster.namespace} (${cluster.context})`, 'find');
-      const target = await findTarget(cluster, parseTarget(options.target), { container: options.container }).catch(failing(finding));
+      const target = await findTarget(cluster, parseTarget(options.target), { container: options.container }).catch(
+        failing(finding),
+      );
       const name = workloadName(target);
       remedy = `lpk restore ${name} -n ${target.namespace}`;
       const ports = mapPorts(options.ports, target);
-      finding.done(`${name}, container ${target.container}, in ${target.namespace}`, { workload: name, container: target.container });
+      finding.done(`${name}, container ${target.container}, in ${target.namespace}`, {
+        workload: name,
+        container: target.container,
+      });
 
       const route = new Route();
       const door = await openDoor({ port: options.proxyPort, dial: route.dial });
@@ -56,11 +63,14 @@ export async function connect(options: ConnectOptions, output: Output): Promise<
           attachment.first,
           waitRollout(cluster, target, {
             signal: leave.signal,
-            onProgress: (done, total, text) => rollout.update(`rolling out the agent in ${name}: ${text}`, { done, total }),
+            onProgress: (done, total, text) =>
+              rollout.update(`rolling out the agent in ${name}: ${text}`, { done, total }),
           }),
         ]).then(([first]) => first),
       ]).catch(failing(rollout));
-      rollout.done(`the agent runs in ${name} (${attachment.pods.length} ${attachment.pods.length === 1 ? 'pod' : 'pods'})`);
+      rollout.done(
+        `the agent runs in ${name} (${attachment.pods.length} ${attachment.pods.length === 1 ? 'pod' : 'pods'})`,
+      );
 
       const pod = await session.request<Record<string, string>>('environment');
       announce({ target, ports, door, attachment, output, withCommand: options.command !== undefined });
@@ -151,19 +161,28 @@ async function putBack(
     gone: `${name} was deleted meanwhile; nothing to restore`,
   }[workload];
   step.done(outcome, { outcome: workload, kept });
-  for (const field of kept) output.say(`changed by somebody else meanwhile, left as it is: ${field}`, 'kept', { field });
+  for (const field of kept)
+    output.say(`changed by somebody else meanwhile, left as it is: ${field}`, 'kept', { field });
 }
 
 function report(attachment: Attachment, output: Output): void {
   attachment.on('attached', ({ pod, transport, rttMs }) =>
-    output.say(`connected to pod ${pod} by ${transport}, ${rttMs.toFixed(1)} ms away`, 'attached', { pod, transport, rttMs }),
+    output.say(`connected to pod ${pod} by ${transport}, ${rttMs.toFixed(1)} ms away`, 'attached', {
+      pod,
+      transport,
+      rttMs,
+    }),
   );
   attachment.on('detached', ({ pod }) => output.say(`pod ${pod} is gone`, 'detached', { pod }));
   attachment.on('linkDown', ({ pod, reason, holdMs }) =>
-    output.warn(`link to pod ${pod} lost (${reason}); its connections are kept for ${Math.round(holdMs / 1_000)} s`, 'link-down', {
-      pod,
-      holdMs,
-    }),
+    output.warn(
+      `link to pod ${pod} lost (${reason}); its connections are kept for ${Math.round(holdMs / 1_000)} s`,
+      'link-down',
+      {
+        pod,
+        holdMs,
+      },
+    ),
   );
   attachment.on('linkUp', ({ pod }) => output.say(`link to pod ${pod} is back`, 'link-up', { pod }));
   attachment.on('trouble', (error) => output.warn(error.message, 'trouble', { code: error.code }));
@@ -192,7 +211,9 @@ function announce(given: {
   };
   output.say(`proxy into the cluster: socks5h://${proxy} or http://${proxy}`, 'ready', fields);
   if (withCommand) return;
-  output.say(`use it with any program: export ALL_PROXY=http://${proxy} HTTP_PROXY=http://${proxy} HTTPS_PROXY=http://${proxy}`);
+  output.say(
+    `use it with any program: export ALL_PROXY=http://${proxy} HTTP_PROXY=http://${proxy} HTTPS_PROXY=http://${proxy}`,
+  );
   output.say(`Ctrl-C leaves and puts ${name} back`);
 }
 

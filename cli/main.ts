@@ -4,7 +4,7 @@ import yargs, { type Argv } from 'yargs';
 import { type ErrorCode, LpkError } from '../agent/wire/errors.ts';
 import { connectVerb } from './connect-options.ts';
 import { Output } from './output.ts';
-import { restoreVerb } from './restore.ts';
+import { restoreVerb } from './restore-options.ts';
 import type { Verb, Words } from './verb.ts';
 
 const VERBS: Verb[] = [connectVerb, restoreVerb];
@@ -58,7 +58,7 @@ async function read(args: string[]): Promise<{ verb: Verb; words: Words } | unde
     .exitProcess(false)
     .showHelpOnFail(false)
     .fail((message, error) => {
-      throw error ?? new LpkError('usage', message);
+      throw usageError(message, error);
     })
     .wrap(Math.min(120, process.stdout.columns ?? 100));
   for (const verb of VERBS) {
@@ -77,13 +77,19 @@ async function read(args: string[]): Promise<{ verb: Verb; words: Words } | unde
   return chosen;
 }
 
+/** What yargs found wrong: by a message, or by an error of its own (which it calls YError). Other errors are a verb's. */
+function usageError(message: string | undefined, error: Error | undefined): Error {
+  if (error && error.name !== 'YError') return error;
+  return new LpkError('usage', error?.message ?? message ?? 'the command line is not understood', { cause: error });
+}
+
 function nameOf(verb: Verb): string {
   return verb.command.split(' ', 1)[0] as string;
 }
 
 /** Asked before yargs reads the line, so that an error in the line is told in the right format too. */
 function asksForJson(words: string[]): boolean {
-  return /(^|\n)(-o|--output)[=\n]?json(\n|$)/.test(words.join('\n'));
+  return /(^|\n)(-o|--output)[=\n]json(\n|$)/.test(words.join('\n'));
 }
 
 /** The package.json beside this room when run from the checkout, one folder further up in the published package. */

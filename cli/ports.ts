@@ -5,7 +5,9 @@ import type { PortMapping } from './connect-options.ts';
 
 /** The container's TCP ports that calls come to: its Services' targets first, else what it declares. Ascending, each once. */
 export function servedPorts(target: Pick<Target, 'service' | 'servicePorts' | 'containerPorts'>): number[] {
-  const ofServices = target.servicePorts.filter(({ protocol }) => protocol === 'TCP').map(({ targetPort }) => targetPort);
+  const ofServices = target.servicePorts
+    .filter(({ protocol }) => protocol === 'TCP')
+    .map(({ targetPort }) => targetPort);
   const declared = target.containerPorts.filter(({ protocol }) => protocol === 'TCP').map(({ port }) => port);
   const ports = target.service ? ofServices : [...ofServices, ...declared];
   return [...new Set(ports)].sort((a, b) => a - b);
@@ -32,5 +34,8 @@ function onlyMeaning(laptopPort: number, served: number[], target: Target): numb
   if (only === undefined || served.includes(laptopPort)) return laptopPort;
   if (others.length === 0) return only;
   const all = served.join(', ');
-  throw new LpkError('usage', `-p ${laptopPort}: ${workloadName(target)} has several ports (${all}); say which: -p ${laptopPort}:${only}`);
+  throw new LpkError(
+    'usage',
+    `-p ${laptopPort}: ${workloadName(target)} has several ports (${all}); say which: -p ${laptopPort}:${only}`,
+  );
 }

@@ -1,7 +1,7 @@
 import net from 'node:net';
+import { flowError, pump } from '../agent/wire/pump.ts';
 import type { Session } from '../agent/wire/session.ts';
 import type { Stream } from '../agent/wire/stream.ts';
-import { flowError, pump } from '../agent/wire/pump.ts';
 
 /** Dev servers listen on either; a name would depend on the hosts file. */
 const LOOPBACKS = ['127.0.0.1', '::1'];

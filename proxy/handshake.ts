@@ -6,17 +6,21 @@ import { LpkError } from '../agent/wire/errors.ts';
  * stays in the socket's buffer, whose high-water mark bounds it: beyond that the kernel holds the client back.
  * Rejects with `connection-reset` when the client ends first.
  */
-export async function take(socket: net.Socket, bytes: number): Promise<Buffer> {
-  if (bytes === 0) return Buffer.alloc(0); // read(0) means something else
-  for (;;) {
-    const piece: Buffer | null = socket.read(bytes);
-    if (piece?.length === bytes) return piece;
-    // At the end of a stream, read(n) gives what is left, even when that is less.
-    if (piece || socket.readableEnded || socket.destroyed) {
-      throw new LpkError('connection-reset', 'the client ended in the middle of its handshake');
-    }
-    await changed(socket);
-  }
+export function take(socket: net.Socket, bytes: number): Promise<Buffer> {
+  if (bytes === 0) return Promise.resolve(Buffer.alloc(0)); // read(0) means something else
+  return new Promise((resolve, reject) => {
+    const events = ['readable', 'end', 'close'];
+    const attempt = () => {
+      const piece: Buffer | null = socket.read(bytes);
+      if (!piece && !socket.readableEnded && !socket.destroyed) return;
+      for (const event of events) socket.off(event, attempt);
+      // At the end of a stream, read(n) gives what is left, even when that is less.
+      if (piece?.length === bytes) resolve(piece);
+      else reject(new LpkError('connection-reset', 'the client ended in the middle of its handshake'));
+    };
+    for (const event of events) socket.on(event, attempt);
+    attempt();
+  });
 }
 
 /** The first byte, left in place. */
@@ -24,17 +28,6 @@ export async function peek(socket: net.Socket): Promise<number> {
   const byte = await take(socket, 1);
   socket.unshift(byte);
   return byte[0] as number;
-}
-
-function changed(socket: net.Socket): Promise<void> {
-  return new Promise((resolve) => {
-    const events = ['readable', 'end', 'close'];
-    const settle = () => {
-      for (const event of events) socket.off(event, settle);
-      resolve();
-    };
-    for (const event of events) socket.on(event, settle);
-  });
 }
 
 const deadlines = new WeakMap<net.Socket, NodeJS.Timeout>();

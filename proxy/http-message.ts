@@ -65,6 +65,9 @@ export function endToEnd({ rawHeaders, headers }: http.IncomingMessage): string[
     .flat();
 }
 
+/** Methods for which Node's client adds no framing of its own. */
+const NODE_SENDS_NO_BODY = ['GET', 'HEAD', 'DELETE', 'OPTIONS', 'TRACE'];
+
 /** The request's headers for the origin. `upgrade`: keep the wish to change protocols. */
 export function requestHeaders(request: http.IncomingMessage, { authority }: Target, upgrade = false): string[] {
   const sent = pairs(endToEnd(request))
@@ -76,9 +79,9 @@ export function requestHeaders(request: http.IncomingMessage, { authority }: Tar
     ...['Host', authority],
     ...sent,
     ...(encoding ? ['Transfer-Encoding', encoding] : []),
-    // Node would send an empty chunked body; RFC 9110 8.6 asks for this.
-    ...(unframed && /^(POST|PUT|PATCH)$/.test(request.method ?? '') ? ['Content-Length', '0'] : []),
-    ...(upgrade ? ['Connection', 'Upgrade', 'Upgrade', request.headers.upgrade ?? ''] : []),
+    // Node would make it an empty chunked body.
+    ...(unframed && !NODE_SENDS_NO_BODY.includes(request.method ?? '') ? ['Content-Length', '0'] : []),
+    ...(upgrade ? ['Connection', 'Upgrade', 'Upgrade', request.headers.upgrade ?? ''] : ['Connection', 'close']),
   ];
 }
 

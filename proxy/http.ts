@@ -67,7 +67,7 @@ export function createHttpDoor({ dial, idleMs }: { dial: Dial; idleMs: number })
         success: head('HTTP/1.1 200 Connection established', []),
         failure: (error) => rawAnswer(failure(error, request.url ?? '')),
       },
-    });
+    }).catch(() => socket.destroy());
   });
 
   server.on('upgrade', (request: http.IncomingMessage, duplex: Duplex, early: Buffer) => {
@@ -250,7 +250,11 @@ function answer(response: http.ServerResponse, { status, line }: NotATarget): vo
 
 function rawAnswer({ status, line }: NotATarget): Buffer {
   const body = Buffer.from(`lpk: ${line}\n`);
-  const headers = { 'Content-Type': 'text/plain; charset=utf-8', 'Content-Length': `${body.length}`, Connection: 'close' };
+  const headers = {
+    'Content-Type': 'text/plain; charset=utf-8',
+    'Content-Length': `${body.length}`,
+    Connection: 'close',
+  };
   return Buffer.concat([head(`HTTP/1.1 ${status} ${http.STATUS_CODES[status]}`, Object.entries(headers).flat()), body]);
 }
 

@@ -5,8 +5,7 @@ const POLL_MS = 300;
 const PROBE_MS = 1_000;
 const STATE_LISTEN = '0A';
 /** proc(5): addresses in host byte order, hex: any and loopback of IPv4 and IPv6, and mapped loopback. */
-const REACHABLE =
-  /^(00000000|[0-9A-F]{6}7F|0{32}|0{24}01000000|0{16}FFFF0000[0-9A-F]{6}7F)$/;
+const REACHABLE = /^(00000000|[0-9A-F]{6}7F|0{32}|0{24}01000000|0{16}FFFF0000[0-9A-F]{6}7F)$/;
 
 /**
  * Knows whether something listens at each of the laptop's ports, so that the agent listens exactly then. On Linux the
@@ -78,7 +77,10 @@ export class ListeningPorts {
 /** Ports with a listener that loopback reaches, by proc(5) `/proc/net/tcp`; undefined where there is no such file. */
 export async function listeningTable(): Promise<Set<number> | undefined> {
   try {
-    const [v4, v6] = await Promise.all([readFile('/proc/net/tcp', 'utf8'), readFile('/proc/net/tcp6', 'utf8').catch(() => '')]);
+    const [v4, v6] = await Promise.all([
+      readFile('/proc/net/tcp', 'utf8'),
+      readFile('/proc/net/tcp6', 'utf8').catch(() => ''),
+    ]);
     return parseListening(v4 + v6);
   } catch {
     return undefined;

@@ -1,5 +1,5 @@
-import type { Stream } from '../agent/wire/stream.ts';
 import { LpkError } from '../agent/wire/errors.ts';
+import type { Stream } from '../agent/wire/stream.ts';
 import type { Dial, Flow, Outbound } from './flow.ts';
 import type { Tunnel } from './tunnel.ts';
 

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { EventEmitter } from 'node:events';
-import { type ErrorCode, LpkError } from '../agent/wire/errors.ts';
 import type { Carrier } from '../agent/wire/carrier.ts';
+import { type ErrorCode, LpkError } from '../agent/wire/errors.ts';
 import { proveAsLaptop, type Welcome } from '../agent/wire/handshake.ts';
 import { CLOSE, SESSION_ID_BYTES, TIMES } from '../agent/wire/protocol.ts';
 import { Session } from '../agent/wire/session.ts';
@@ -15,7 +15,13 @@ const PROOF_MS = 2_000;
 const FIRST_RETRY_MS = 100;
 
 /** Failures that trying again can't mend. */
-const FINAL: ReadonlySet<ErrorCode> = new Set(['forbidden', 'unauthorized', 'key-mismatch', 'version-mismatch', 'not-found']);
+const FINAL: ReadonlySet<ErrorCode> = new Set([
+  'forbidden',
+  'unauthorized',
+  'key-mismatch',
+  'version-mismatch',
+  'not-found',
+]);
 
 export type TunnelOptions = {
   /** The session's 256-bit key. */
@@ -82,7 +88,9 @@ export class Tunnel extends EventEmitter<TunnelEvents> {
   async start(timeoutMs: number): Promise<void> {
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     const timer = setTimeout(() => {
-      reject(this.#lastError ?? new LpkError('agent-unreachable', `the agent did not answer within ${timeoutMs / 1_000} s`));
+      reject(
+        this.#lastError ?? new LpkError('agent-unreachable', `the agent did not answer within ${timeoutMs / 1_000} s`),
+      );
     }, timeoutMs);
     const onEnd = (error: LpkError) => reject(error);
     this.once('up', resolve).once('end', onEnd);
@@ -132,7 +140,8 @@ export class Tunnel extends EventEmitter<TunnelEvents> {
     let resuming = false;
     const sample = () => {
       const now = performance.now();
-      if (this.#proving && now - this.#proving.since < PROOF_MS) throw new LpkError('cancelled', 'another attempt is ahead');
+      if (this.#proving && now - this.#proving.since < PROOF_MS)
+        throw new LpkError('cancelled', 'another attempt is ahead');
       this.#proving = { attempt, since: now };
       resuming = this.#session !== undefined && !this.#session.ended;
       if (!resuming) this.#sessionId = randomBytes(SESSION_ID_BYTES);
@@ -145,7 +154,9 @@ export class Tunnel extends EventEmitter<TunnelEvents> {
         failure ??= this.#options.explain(error);
       });
       const opened = carrier;
-      await proveAsLaptop(opened, this.#options.key, sample, (welcome) => this.#welcomed(attempt, opened, welcome, resuming));
+      await proveAsLaptop(opened, this.#options.key, sample, (welcome) =>
+        this.#welcomed(attempt, opened, welcome, resuming),
+      );
     } catch (error) {
       if (!abandoned || this.#attempts.has(attempt)) this.#failed(attempt, failure ?? this.#options.explain(error));
     }

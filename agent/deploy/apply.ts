@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { LpkError } from '../wire/errors.ts';
 import {
   AGENT_IMAGE,
@@ -16,9 +17,11 @@ import {
   assertServable,
   listPath,
   readWorkload,
+  selectorString,
   WORKLOAD_KINDS,
   type WorkloadKind,
   type WorkloadRef,
+  waitsForReady,
   workloadRef,
 } from './workload.ts';
 
@@ -72,6 +75,8 @@ export async function swapIn(cluster: Cluster, target: Target, spec: SwapSpec): 
         throw error;
       }
     });
+    // A workload that doesn't run is what people want to debug.
+    await unblock(cluster, target, (pod) => !isReady(pod) && !sessionOfPod(pod.spec));
     return held;
   } catch (error) {
     await undo(cluster, held, error);
@@ -122,7 +127,8 @@ export async function restore(cluster: Cluster, held: WorkloadRef & { session?: 
   const outcome = await retryOnConflict(() => patchBack(cluster, held));
   const id = held.session ?? outcome.session?.id;
   if (id) {
-    if (held.kind === 'statefulset' && outcome.workload === 'restored') await removeUnready(cluster, held, id);
+    // The session is over, so all its agents may go; those that wait for the laptop would never get ready.
+    if (outcome.workload === 'restored') await unblock(cluster, held, (pod) => sessionOfPod(pod.spec) === id);
     await removeObjects(cluster, held.namespace, id);
   }
   return outcome;
@@ -167,27 +173,75 @@ async function disown(cluster: Cluster, ref: WorkloadRef): Promise<void> {
 async function removeObjects(cluster: Cluster, namespace: string, session: string): Promise<void> {
   const name = objectName(session);
   const remove = (resource: string) =>
-    cluster.request('DELETE', `/api/v1/namespaces/${namespace}/${resource}/${name}`).catch((error: unknown) => {
-      if (!(error instanceof LpkError) || error.code !== 'not-found') throw error;
-    });
+    unlessGone(cluster.request('DELETE', `/api/v1/namespaces/${namespace}/${resource}/${name}`));
   await Promise.all([remove('secrets'), remove('configmaps')]);
 }
 
 /**
- * A StatefulSet goes on to the next pod only when the last one is ready, and an agent whose laptop is gone never is: its
- * pods would stay for ever ("Forced rollback" in the Kubernetes documentation of StatefulSets).
+ * Deletes those of a StatefulSet's pods that would keep it from following its new template (see `waitsForReady`), once its
+ * controller has seen that template.
  */
-async function removeUnready(cluster: Cluster, { namespace }: WorkloadRef, session: string): Promise<void> {
-  void cluster;
-  void namespace;
-  void session;
-  void sessionOfPod;
+async function unblock(cluster: Cluster, ref: WorkloadRef, blocks: (pod: Json) => boolean): Promise<void> {
+  let workload = await readWorkload(cluster, ref);
+  if (!waitsForReady(ref.kind, workload)) return;
+  for (let tries = 0; !(workload.status?.observedGeneration >= workload.metadata.generation) && tries < 100; tries++) {
+    await sleep(50);
+    workload = await readWorkload(cluster, ref);
+  }
+  const path = `/api/v1/namespaces/${ref.namespace}/pods`;
+  const pods = await cluster.request('GET', path, { query: { labelSelector: selectorString(workload.spec.selector) } });
+  const ours = (pods.items as Json[]).filter(
+    ({ metadata }) => !metadata.deletionTimestamp && metadata.ownerReferences?.some((each: Json) => each.uid === workload.metadata.uid),
+  );
+  await Promise.all(
+    ours.filter(blocks).map(async ({ metadata: { name, uid } }) => {
+      // By uid too: the controller may have been faster, and its new pod has the same name.
+      const body = { apiVersion: 'v1', kind: 'DeleteOptions', preconditions: { uid } };
+      await unlessGone(cluster.request('DELETE', `${path}/${name}`, { body }));
+    }),
+  );
+}
+
+function isReady(pod: Json): boolean {
+  return ((pod.status?.conditions ?? []) as Json[]).some(({ type, status }) => type === 'Ready' && status === 'True');
+}
+
+/** A deletion; that it is gone, or another has taken its name, is as good. */
+async function unlessGone(deletion: Promise<unknown>): Promise<void> {
+  try {
+    await deletion;
+  } catch (error) {
+    if (!(error instanceof LpkError) || (error.code !== 'not-found' && error.code !== 'conflict')) throw error;
+  }
+}
+
+/**
+ * Removes the agent's template from the workload's history, so that `kubectl rollout undo` can't bring it back. To be called
+ * when the rollout after `restore` is over: before, the history is still in use and stays. Without the right to (list and delete
+ * ReplicaSets or ControllerRevisions) it does nothing.
+ */
+export async function forgetHistory(cluster: Cluster, held: HeldWorkload): Promise<void> {
+  const resource = held.kind === 'deployment' ? 'replicasets' : 'controllerrevisions';
+  const path = `/apis/apps/v1/namespaces/${held.namespace}/${resource}`;
+  try {
+    for (const object of (await cluster.request('GET', path)).items as Json[]) {
+      const { metadata, spec, status, data } = object;
+      if (!metadata.ownerReferences?.some((each: Json) => each.uid === held.uid)) continue;
+      const template = held.kind === 'deployment' ? spec.template : data?.spec?.template;
+      if (sessionOfPod(template?.spec ?? {}) !== held.session || spec?.replicas > 0 || status?.replicas > 0) continue;
+      await unlessGone(cluster.request('DELETE', `${path}/${metadata.name}`));
+    }
+  } catch (error) {
+    if (!(error instanceof LpkError) || error.code !== 'forbidden') throw error;
+  }
 }
 
 /** A session found in the cluster. Without a workload its ConfigMap or Secret is an orphan. */
 export type FoundSession = {
   id: string;
   namespace: string;
+  /** Of an orphan: when it was made (ISO 8601). A young one may be a session just being started. */
+  createdAt?: string;
   workload?: WorkloadRef;
   record?: SessionRecord;
 };
@@ -216,7 +270,7 @@ export async function findSessions(cluster: Cluster, options: { allNamespaces?: 
       const id = metadata.labels[SESSION_LABEL];
       if (!id || known.has(`${metadata.namespace}/${id}`)) continue;
       known.add(`${metadata.namespace}/${id}`);
-      sessions.push({ id, namespace: metadata.namespace });
+      sessions.push({ id, namespace: metadata.namespace, createdAt: metadata.creationTimestamp });
     }
   }
   return sessions;

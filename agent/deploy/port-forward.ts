@@ -6,7 +6,7 @@ import { Duplex } from 'node:stream';
 import type { WebSocketOptions } from '../wire/carrier.ts';
 import { LpkError } from '../wire/errors.ts';
 import { FrameReader, OPCODE, websocketHeader } from '../wire/websocket.ts';
-import { asStatus, networkError, oneLine, parseBody, statusError } from './status.ts';
+import { networkError, oneLine, upgradeError } from './status.ts';
 
 /**
  * Kubernetes' multiplexing over one websocket (apimachinery/pkg/util/httpstream/wsstream): the first byte of each message is
@@ -20,6 +20,8 @@ const PORT_BYTES = 2;
 
 /** Most bytes held back in each direction, beside what the kernel does. */
 const BUFFER_BYTES = 128 * 1024;
+/** The kubelet sends what it reads, 32 KiB at a time. */
+const MAX_MESSAGE_BYTES = 256 * 1024;
 const HANDSHAKE_MS = 10_000;
 const MAX_ERROR_BYTES = 4_096;
 
@@ -67,7 +69,7 @@ export class PortForward extends Duplex {
       response.on('data', (chunk: string) => {
         if (text.length < MAX_ERROR_BYTES) text += chunk;
       });
-      response.on('close', () => this.destroy(upgradeError(response.statusCode ?? 0, parseBody(text), named)));
+      response.on('close', () => this.destroy(upgradeError(response.statusCode ?? 0, text, named)));
     });
     this.#request.on('upgrade', (response, socket, head) => {
       if (this.destroyed) return void socket.destroy();
@@ -94,6 +96,7 @@ export class PortForward extends Duplex {
       },
       broken: (_code, reason) => this.destroy(new LpkError('agent-unreachable', `the port-forward is not understood: ${reason}`)),
     });
+    reader.maxMessageBytes = MAX_MESSAGE_BYTES;
     socket.on('data', (chunk: Buffer) => reader.read(chunk));
     socket.on('error', (error) => this.destroy(new LpkError('link-lost', oneLine(error), { cause: error })));
     socket.on('close', () => {
@@ -177,11 +180,4 @@ export class PortForward extends Duplex {
   setKeepAlive(): this {
     return this;
   }
-}
-
-/** An upgrade that the API server or the kubelet refused. */
-function upgradeError(httpStatus: number, body: unknown, named: { server: string; user: string }): LpkError {
-  if ([401, 403, 404].includes(httpStatus)) return statusError(httpStatus, body, { ...named, doing: 'port-forward' });
-  const said = oneLine(asStatus(body)?.message ?? (typeof body === 'string' ? body : '')) || 'no reason given';
-  return new LpkError('agent-unreachable', `the agent can't be reached (HTTP ${httpStatus}): ${said}`, { cause: body });
 }

@@ -1,8 +1,11 @@
 import { LpkError } from '../wire/errors.ts';
-import type { Cluster } from './kube.ts';
-import { type WorkloadRef, workloadName } from './workload.ts';
+import type { Cluster, Json } from './kube.ts';
+import { waitsForReady, type WorkloadRef, workloadName } from './workload.ts';
 
 /** What lpk may do in a namespace, asked before anything is changed. */
+
+/** What is to be served: a `Target`, or as much of one. */
+export type Servable = WorkloadRef & { workload: Json };
 
 /** One right, as `kubectl auth can-i` and RBAC state it. */
 export type Right = { verb: string; group?: string; resource: string; subresource?: string; name?: string };
@@ -13,13 +16,12 @@ export type Transport = 'proxy' | 'port-forward';
  * What swap, rollout and restore do. Everything needs an unrestricted `create`, as names can't be known before; the rest of
  * ConfigMaps and Secrets is only of the session's own.
  */
-export function rightsToServe({ kind, name }: { kind: WorkloadRef['kind']; name: string }): Right[] {
+export function rightsToServe({ kind, name, workload: object }: Servable): Right[] {
   const workload = { group: 'apps', resource: `${kind}s`, name };
   return [
     ...['get', 'list', 'watch', 'patch'].map((verb) => ({ verb, ...workload })),
     ...['list', 'watch'].map((verb) => ({ verb, resource: 'pods' })),
-    // A StatefulSet waits for ever for a pod that never gets ready; see `restore`.
-    ...(kind === 'statefulset' ? [{ verb: 'delete', resource: 'pods' }] : []),
+    ...(waitsForReady(kind, object) ? [{ verb: 'delete', resource: 'pods' }] : []),
     ...['configmaps', 'secrets'].flatMap((resource) => ['create', 'delete'].map((verb) => ({ verb, resource }))),
   ];
 }
@@ -64,7 +66,7 @@ export async function transportsAllowed(cluster: Cluster): Promise<Transport[]> 
  */
 export async function preflight(
   cluster: Cluster,
-  target: WorkloadRef,
+  target: Servable,
   transport: Transport | 'auto',
 ): Promise<{ transports: Transport[] }> {
   const [missing, transports] = await Promise.all([

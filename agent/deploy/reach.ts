@@ -2,7 +2,7 @@ import { type Carrier, openWebSocket, type WebSocketOptions } from '../wire/carr
 import { LpkError, systemCode } from '../wire/errors.ts';
 import type { Cluster } from './kube.ts';
 import { PortForward } from './port-forward.ts';
-import { networkError } from './status.ts';
+import { networkError, upgradeError } from './status.ts';
 
 /**
  * The two ways to a pod's port. Each gives a factory of websockets for the wire, with credentials as they are at that
@@ -13,7 +13,8 @@ export type Reach = () => Promise<Carrier>;
 /** Straight through the API server's `pods/proxy` to the pod's address. */
 export function throughProxy(cluster: Cluster, namespace: string, pod: string, port: number): Reach {
   const url = `${webSocketBase(cluster)}/api/v1/namespaces/${namespace}/pods/${pod}:${port}/proxy/`;
-  return withCredentials(cluster, (credentials) => openWebSocket(url, credentials));
+  const refused = (status: number, body: string) => upgradeError(status, body, cluster);
+  return withCredentials(cluster, (credentials) => openWebSocket(url, { ...credentials, refused }));
 }
 
 /** Through `pods/portforward` to the pod's loopback: a websocket in a websocket. */

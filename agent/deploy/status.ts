@@ -76,3 +76,17 @@ export function networkError(error: unknown, server: string): LpkError {
     cause: error,
   });
 }
+
+/**
+ * An HTTP answer where an upgrade was asked for. Through `pods/proxy` the pod can answer too: only the API server states a
+ * `Status`, so only then a 403 or 404 is about rights or about the pod.
+ */
+export function upgradeError(httpStatus: number, text: string, named: { server: string; user: string }): LpkError {
+  const body = parseBody(text);
+  const status = asStatus(body);
+  if (httpStatus === 401 || (status && [403, 404].includes(httpStatus))) {
+    return statusError(httpStatus, body, { ...named, doing: 'reaching the agent' });
+  }
+  const said = oneLine(status?.message ?? text) || 'no reason given';
+  return new LpkError('agent-unreachable', `the agent can't be reached (HTTP ${httpStatus}): ${said}`, { cause: body });
+}

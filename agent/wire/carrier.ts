@@ -75,6 +75,7 @@ export class Carrier extends EventEmitter<CarrierEvents> {
       broken: (code, reason) => {
         this.#closeSeen ??= { code, reason };
         this.close(code, reason);
+        socket.end(); // nothing more is read, so no answer is waited for
       },
     });
     this.#reader = reader;

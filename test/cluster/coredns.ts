@@ -4,7 +4,7 @@ import { network } from './place.ts';
 const namespace = 'kube-system';
 const labels = { 'k8s-app': 'kube-dns' };
 
-/** What is outside the cluster does not exist here: an answer, not a timeout. Tests change the Corefile at will. */
+/** Kubeadm's, but nothing is forwarded. Tests change it at will: a change counts within seconds. */
 const COREFILE = `.:53 {
     errors
     health {
@@ -16,12 +16,15 @@ const COREFILE = `.:53 {
         fallthrough in-addr.arpa ip6.arpa
         ttl 5
     }
-    template ANY ANY {
-        rcode NXDOMAIN
-    }
+    file /etc/coredns/root.zone .
     cache 5
     reload 2s
 }
+`;
+
+/** The world outside the cluster has no names: an answer at once, not a timeout. */
+const ROOT_ZONE = `. 30 IN SOA nowhere. nobody. 1 3600 600 86400 30
+. 30 IN NS nowhere.
 `;
 
 /** The cluster's DNS as kubeadm sets it up, but for its size: each object with the collection it is created in. */
@@ -50,7 +53,7 @@ export const corednsObjects: { path: string; object: object }[] = [
   },
   {
     path: `/api/v1/namespaces/${namespace}/configmaps`,
-    object: { metadata: { name: 'coredns' }, data: { Corefile: COREFILE } },
+    object: { metadata: { name: 'coredns' }, data: { Corefile: COREFILE, 'root.zone': ROOT_ZONE } },
   },
   {
     path: `/apis/apps/v1/namespaces/${namespace}/deployments`,

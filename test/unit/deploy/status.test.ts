@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { networkError, oneLine, parseBody, statusError } from '../../../agent/deploy/status.ts';
+import { networkError, oneLine, parseBody, statusError, upgradeError } from '../../../agent/deploy/status.ts';
 import type { ErrorCode } from '../../../agent/wire/errors.ts';
 
 const FROM = { server: 'https://api.test:6443', user: 'dev', doing: 'PATCH /x' };
@@ -49,4 +49,20 @@ test('no connection: which server, and why', () => {
   assert.match(certificate.message, /self-signed certificate \(DEPTH_ZERO_SELF_SIGNED_CERT\)$/);
   const already = failed('ENOTFOUND');
   assert.equal(networkError(already, 'other'), already);
+});
+
+test('a refused upgrade: by the API server, or by what is behind it', () => {
+  const said = (code: number, message: string) => JSON.stringify(status(code, message));
+  const table: [number, string, ErrorCode][] = [
+    [401, said(401, 'Unauthorized'), 'unauthorized'],
+    [403, said(403, 'pods "x" is forbidden'), 'forbidden'],
+    [404, said(404, 'pods "x" not found'), 'not-found'],
+    [403, 'the pod says no', 'agent-unreachable'],
+    [404, '{"message":"the pod has no such page"}', 'agent-unreachable'],
+    [400, said(400, 'not running'), 'agent-unreachable'],
+    [503, said(503, 'connection refused'), 'agent-unreachable'],
+    [502, '', 'agent-unreachable'],
+  ];
+  for (const [code, body, expected] of table) assert.equal(upgradeError(code, body, FROM).code, expected, `${code} ${body}`);
+  assert.match(upgradeError(503, said(503, 'dial tcp:\nrefused'), FROM).message, /HTTP 503\): dial tcp: refused$/);
 });

@@ -28,6 +28,8 @@ function randomMessages(random: () => number, count: number): Buffer[] {
 
 test('messages of every size arrive whole and in order, both ways', async (t) => {
   const [laptop, agent] = await (await carrierServer(t)).connect();
+  laptop.admit();
+  agent.admit();
   const messages = randomMessages(seeded(1), 60);
   const heardByAgent = listen(agent);
   const heardByLaptop = listen(laptop);
@@ -52,6 +54,7 @@ test('the agent understands the masks and fragments of another websocket client 
   t.after(() => client.terminate());
   await once(client, 'open');
   const carrier = await accepted;
+  carrier.admit();
   const heard = listen(carrier);
   const random = seeded(2);
   const messages = randomMessages(random, 40);
@@ -84,6 +87,7 @@ test('the laptop speaks with another websocket server (ws)', async (t) => {
   const carrier = openWebSocket(`ws://127.0.0.1:${(server.address() as net.AddressInfo).port}/`);
   const heard = listen(carrier);
   await once(carrier, 'open');
+  carrier.admit();
   const messages = randomMessages(seeded(3), 40);
   for (const message of messages) carrier.send(message);
   await until(() => heard.messages.length === messages.length, 'the echo of all messages');
@@ -94,16 +98,19 @@ test('the laptop speaks with another websocket server (ws)', async (t) => {
   assert.deepEqual(heard.errors, []);
 });
 
-/** An HTTP server that answers every upgrade with `answer`; the laptop's error. */
+/** What a laptop makes of `answer` to its upgrade: the error it hears, once. */
 async function refusal(t: TestContext, answer: (socket: net.Socket) => void): Promise<LpkError> {
   const server = net.createServer((socket) => {
     socket.on('error', () => {});
     socket.once('data', () => answer(socket));
+    t.after(() => socket.destroy());
   });
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
   t.after(() => server.close());
-  const carrier = openWebSocket(`ws://127.0.0.1:${(server.address() as net.AddressInfo).port}/`);
+  const carrier = openWebSocket(`ws://127.0.0.1:${(server.address() as net.AddressInfo).port}/`, {
+    refused: (status, body) => new LpkError('forbidden', `${status}: ${body}`),
+  });
   const heard = listen(carrier);
   await until(() => heard.closed.length > 0, 'closed');
   assert.equal(heard.errors.length, 1, `one error, got ${heard.errors.join('; ')}`);
@@ -112,26 +119,24 @@ async function refusal(t: TestContext, answer: (socket: net.Socket) => void): Pr
   return heard.errors[0];
 }
 
-const STATUS = JSON.stringify({ kind: 'Status', message: 'pods "web" is forbidden: User "dev"\n cannot get pods/proxy', code: 403 });
-
 const REFUSALS: [name: string, answer: (socket: net.Socket) => void, code: string, message: string][] = [
   [
-    'a Status, then closed',
-    (socket) => socket.end(`HTTP/1.1 403 Forbidden\r\nContent-Length: ${STATUS.length}\r\nConnection: close\r\n\r\n${STATUS}`),
+    'text, then closed',
+    (socket) => socket.end('HTTP/1.1 403 Forbidden\r\nContent-Length: 4\r\nConnection: close\r\n\r\nnone'),
     'forbidden',
-    'pods "web" is forbidden: User "dev" cannot get pods/proxy (HTTP 403)',
+    '403: none',
   ],
   [
-    'a Status, kept alive',
-    (socket) => socket.write(`HTTP/1.1 403 Forbidden\r\nContent-Length: ${STATUS.length}\r\n\r\n${STATUS}`),
+    'text, kept alive',
+    (socket) => socket.write('HTTP/1.1 403 Forbidden\r\nContent-Length: 4\r\n\r\nnone'),
     'forbidden',
-    'pods "web" is forbidden: User "dev" cannot get pods/proxy (HTTP 403)',
+    '403: none',
   ],
   [
     'text that ends with the connection',
-    (socket) => socket.end('HTTP/1.1 401 Unauthorized\r\nConnection: close\r\n\r\nUnauthorized\n'),
-    'unauthorized',
-    'Unauthorized (HTTP 401)',
+    (socket) => socket.end('HTTP/1.1 401 Unauthorized\r\nConnection: close\r\n\r\nnone'),
+    'forbidden',
+    '401: none',
   ],
   [
     'text cut off',
@@ -139,15 +144,21 @@ const REFUSALS: [name: string, answer: (socket: net.Socket) => void, code: strin
       socket.write('HTTP/1.1 404 Not Found\r\nContent-Length: 100\r\n\r\nno such pod');
       setImmediate(() => socket.destroy());
     },
-    'not-found',
-    'no such pod (HTTP 404)',
+    'forbidden',
+    '404: no such pod',
   ],
-  ['nothing but a status', (socket) => socket.end('HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n'), 'agent-unreachable', 'no reason given (HTTP 503)'],
+  ['nothing but a status', (socket) => socket.end('HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n'), 'forbidden', '503: '],
   [
     'a megabyte',
     (socket) => socket.end(`HTTP/1.1 502 Bad\r\nConnection: close\r\n\r\n${'x'.repeat(1_000_000)}`),
-    'agent-unreachable',
-    `${'x'.repeat(300)} (HTTP 502)`,
+    'forbidden',
+    `502: ${'x'.repeat(4_096)}`,
+  ],
+  [
+    'an agent of another version',
+    (socket) => socket.end('HTTP/1.1 426 Upgrade Required\r\nConnection: close\r\n\r\nthis lpk agent speaks lpk.v0\n'),
+    'version-mismatch',
+    'this lpk agent speaks lpk.v0',
   ],
 ];
 
@@ -204,7 +215,7 @@ const BREACHES: [name: string, bytes: Buffer, code: number][] = [
   ['a new message inside another', Buffer.concat([masked(0x02, 1, Buffer.alloc(1)), masked(0x82, 1, Buffer.alloc(1))]), 1002],
   ['an unknown opcode', masked(0x8b, 0), 1002],
   ['a fragmented ping', masked(0x09, 0), 1002],
-  ['a ping of 126 bytes', masked(0x89, 126, Buffer.of(0, 126)), 1002],
+  ['a ping of 126 bytes', Buffer.of(0x89, 0xfe, 0, 126, 0, 0, 0, 0), 1002],
   [
     'a message too long',
     Buffer.concat([Buffer.of(0x82, 0xff, 0, 0, 0, 0), Buffer.from('00010111', 'hex'), Buffer.alloc(4)]),

@@ -1,0 +1,185 @@
+import {
+  type FoundSession,
+  findSessions,
+  type RestoreOutcome,
+  removeOrphan,
+  restore as restoreWorkload,
+} from '../agent/deploy/apply.ts';
+import { findWorkload, parseTarget } from '../agent/deploy/find.ts';
+import { type Cluster, openCluster } from '../agent/deploy/kube.ts';
+import { waitRollout } from '../agent/deploy/rollout.ts';
+import { type WorkloadRef, workloadName } from '../agent/deploy/workload.ts';
+import { LpkError } from '../agent/wire/errors.ts';
+import type { Output } from './output.ts';
+import type { RestoreOptions } from './restore-options.ts';
+import { type Person, whoAmI } from './whoami.ts';
+
+/** Objects without a workload may belong to a session that is just being started; it has this long, ms. */
+const STARTING_MS = 60_000;
+
+/** Puts back what a session left, from the cluster's own record of it. */
+export async function restore(options: RestoreOptions, output: Output): Promise<number> {
+  const { kubeconfig, context, namespace } = options;
+  const cluster = await openCluster({ kubeconfig, context, namespace });
+  try {
+    return await restoreSessions(cluster, options, { output, me: whoAmI() });
+  } finally {
+    cluster.close();
+  }
+}
+
+type Surroundings = { output: Output; me: Person; nowMs?: () => number };
+
+/**
+ * Restores and says what it did.
+ *
+ * @returns exit code 0, or 1 when one of several could not be restored (which is said).
+ * @throws LpkError `not-found` for a target that nobody holds, and what requests throw.
+ */
+export async function restoreSessions(
+  cluster: Cluster,
+  options: RestoreOptions,
+  around: Surroundings,
+): Promise<number> {
+  return options.target
+    ? await restoreTarget(cluster, options.target, options, around)
+    : await restoreAll(cluster, options, around);
+}
+
+async function restoreTarget(
+  cluster: Cluster,
+  target: string,
+  options: RestoreOptions,
+  around: Surroundings,
+): Promise<number> {
+  const workload = await findWorkload(cluster, parseTarget(target));
+  const outcome = await restoreWorkload(cluster, workload);
+  if (outcome.workload === 'restored') tellRestored(workload, outcome, around);
+  // Who may not list sessions can still restore one; what is left over then stays for somebody who may.
+  const sessions = await findSessions(cluster).catch((error: unknown) => {
+    if (error instanceof LpkError && error.code === 'forbidden') return [];
+    throw error;
+  });
+  const removed = await removeOrphans(cluster, sessions, around);
+  if (outcome.workload !== 'restored' && removed === 0) {
+    const message = `${workloadName(workload)} in namespace ${workload.namespace} is not held by any session: nothing to restore`;
+    throw new LpkError('not-found', message);
+  }
+  if (outcome.workload === 'restored' && options.wait) await waitFor(cluster, workload, around);
+  return 0;
+}
+
+async function restoreAll(cluster: Cluster, options: RestoreOptions, around: Surroundings): Promise<number> {
+  const { output, me } = around;
+  const sessions = await findSessions(cluster, { allNamespaces: options.allNamespaces });
+  const restored: WorkloadRef[] = [];
+  let failures = 0;
+  let others = 0;
+  for (const { id, workload, record } of sessions) {
+    if (!workload || !record) continue;
+    const mine = record.owner === me.owner && record.host === me.host;
+    if (!mine && !options.everyone) {
+      others++;
+      tellHeld(workload, record, around);
+      continue;
+    }
+    try {
+      const outcome = await restoreWorkload(cluster, { ...workload, session: id });
+      if (outcome.workload !== 'restored') continue; // somebody was quicker
+      tellRestored(workload, outcome, around);
+      restored.push(workload);
+    } catch (error) {
+      failures++;
+      output.fail(error);
+    }
+  }
+  const removed = await removeOrphans(cluster, sessions, around);
+  if (restored.length + removed + failures === 0) {
+    const where = options.allNamespaces ? 'in any namespace' : `in namespace ${cluster.namespace}`;
+    output.result(`nothing ${others > 0 ? 'of yours ' : ''}to restore ${where}`, 'nothing', {
+      namespace: cluster.namespace,
+    });
+  }
+  if (options.wait) {
+    for (const workload of restored) {
+      try {
+        await waitFor(cluster, workload, around);
+      } catch (error) {
+        failures++;
+        output.fail(error);
+      }
+    }
+  }
+  return failures > 0 ? 1 : 0;
+}
+
+/** @returns how many were removed. */
+async function removeOrphans(cluster: Cluster, sessions: FoundSession[], around: Surroundings): Promise<number> {
+  const now = (around.nowMs ?? Date.now)();
+  let removed = 0;
+  for (const session of sessions.filter(({ workload }) => !workload)) {
+    const { id, namespace, createdAt } = session;
+    const of = `session ${id} in namespace ${namespace}`;
+    if (createdAt !== undefined && now - Date.parse(createdAt) < STARTING_MS) {
+      around.output.say(`left alone: the objects of ${of}, which may be about to start (made less than a minute ago)`);
+      continue;
+    }
+    await removeOrphan(cluster, session);
+    removed++;
+    around.output.result(`removed the objects that ${of} left`, 'removed', { session: id, namespace });
+  }
+  return removed;
+}
+
+function tellRestored(workload: WorkloadRef, outcome: RestoreOutcome, { output, me }: Surroundings): void {
+  const name = workloadName(workload);
+  const session = outcome.session as NonNullable<RestoreOutcome['session']>;
+  const { owner, host, since } = session;
+  const whose = owner === me.owner && host === me.host ? 'your session' : `the session of ${owner} on ${host}`;
+  const fields = { workload: name, namespace: workload.namespace, owner, host, since, kept: outcome.kept };
+  output.result(
+    `restored ${name} in namespace ${workload.namespace}: ${whose} since ${readable(since)}`,
+    'restored',
+    fields,
+  );
+  if (outcome.kept.length > 0) {
+    output.warn(
+      `somebody changed ${outcome.kept.join(', ')} of ${name} meanwhile; that was left as it is`,
+      'kept',
+      fields,
+    );
+  }
+}
+
+function tellHeld(
+  workload: WorkloadRef,
+  { owner, host, since }: NonNullable<FoundSession['record']>,
+  { output }: Surroundings,
+): void {
+  const name = workloadName(workload);
+  output.result(
+    `left alone ${name} in namespace ${workload.namespace}: the session of ${owner} on ${host} since ${readable(since)}`,
+    'held',
+    { workload: name, namespace: workload.namespace, owner, host, since },
+  );
+}
+
+async function waitFor(cluster: Cluster, workload: WorkloadRef, { output }: Surroundings): Promise<void> {
+  const name = workloadName(workload);
+  const step = output.step(`waiting for ${name}`, 'rollout', { workload: name, namespace: workload.namespace });
+  try {
+    await waitRollout(cluster, workload, {
+      signal: new AbortController().signal,
+      onProgress: (ready, total, text) => step.update(`waiting for ${name}: ${text}`, { ready, total }),
+    });
+    step.done(`${name} runs its own pods again`);
+  } catch (error) {
+    step.fail();
+    throw error;
+  }
+}
+
+/** `2026-11-24T10:00:00.000Z` as a person writes it. */
+function readable(since: string): string {
+  return since.replace('T', ' ').replace(/(\.\d+)?Z$/, ' UTC');
+}

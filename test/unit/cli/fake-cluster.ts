@@ -1,0 +1,105 @@
+import type { Cluster, Json, RequestOptions } from '../../../agent/deploy/kube.ts';
+import { planSwap } from '../../../agent/deploy/swap.ts';
+import { LpkError } from '../../../agent/wire/errors.ts';
+import { applyPatch } from '../deploy/workloads.ts';
+
+/** The objects of a cluster by API path, and as much of an API server as a restore needs. */
+export class FakeCluster {
+  readonly objects = new Map<string, Json>();
+  /** Requests that are refused, by `METHOD path`. */
+  readonly refused = new Set<string>();
+  namespace = 'shop';
+
+  deployment(name: string, namespace = 'shop'): Json {
+    const workload = {
+      apiVersion: 'apps/v1',
+      kind: 'Deployment',
+      metadata: { name, namespace, uid: `uid-${namespace}-${name}`, resourceVersion: '1', generation: 1 },
+      spec: {
+        replicas: 1,
+        selector: { matchLabels: { app: name } },
+        template: {
+          metadata: { labels: { app: name } },
+          spec: { containers: [{ name, image: `${name}:1`, ports: [{ containerPort: 80 }] }] },
+        },
+      },
+      status: { observedGeneration: 9, replicas: 1, updatedReplicas: 1, availableReplicas: 1 },
+    };
+    this.objects.set(`/apis/apps/v1/namespaces/${namespace}/deployments/${name}`, workload);
+    return workload;
+  }
+
+  /** Makes `name` a session of `owner`, with its ConfigMap and Secret. */
+  hold(name: string, session: { id: string; owner: string; host: string; namespace?: string }): void {
+    const namespace = session.namespace ?? 'shop';
+    const path = `/apis/apps/v1/namespaces/${namespace}/deployments/${name}`;
+    const { id, owner, host } = session;
+    const agent = { session: id, image: 'node:24-alpine', probePort: 47602, servedPorts: [80] };
+    const holder = { id, owner, host, since: '2026-11-24T10:00:00.000Z' };
+    const workload = this.objects.get(path);
+    this.objects.set(path, applyPatch(workload, planSwap(workload, name, agent, holder).ops));
+    this.leave(id, { namespace, createdAt: holder.since });
+  }
+
+  /** Objects of a session that no workload knows. */
+  leave(id: string, { namespace = 'shop', createdAt }: { namespace?: string; createdAt: string }): void {
+    for (const resource of ['configmaps', 'secrets']) {
+      this.objects.set(`/api/v1/namespaces/${namespace}/${resource}/lpk-${id}`, {
+        metadata: {
+          name: `lpk-${id}`,
+          namespace,
+          creationTimestamp: createdAt,
+          labels: { 'app.kubernetes.io/managed-by': 'lpk', 'lpk.dev/session': id },
+        },
+      });
+    }
+  }
+
+  /** Everything there is, as JSON that can be compared; versions aside. */
+  get state(): Record<string, Json> {
+    return Object.fromEntries(
+      [...this.objects].toSorted().map(([path, { metadata, ...rest }]) => {
+        const { resourceVersion: _, ...others } = metadata;
+        return [path, { metadata: others, ...rest }];
+      }),
+    );
+  }
+
+  get cluster(): Cluster {
+    return {
+      context: 'test',
+      server: 'https://test',
+      namespace: this.namespace,
+      user: 'me',
+      request: async (method, path, options) => structuredClone(this.#answer(method, path, options)),
+      follow: (path, { query }) => this.#follow(path, String(query?.fieldSelector).replace('metadata.name=', '')),
+      tlsOptions: () => Promise.reject(new Error('not in this test')),
+      close() {},
+    };
+  }
+
+  async *#follow(path: string, name: string): AsyncGenerator<Map<string, Json>> {
+    const workload = this.objects.get(`${path}/${name}`);
+    yield new Map([[workload.metadata.uid, workload]]);
+  }
+
+  #answer(method: string, path: string, options: RequestOptions = {}): Json {
+    if (this.refused.has(`${method} ${path}`)) throw new LpkError('forbidden', `may not ${method} ${path}`);
+    const object = this.objects.get(path);
+    if (method === 'GET' && /(s|configmaps|secrets)$/.test(path) && !object) return this.#list(path);
+    if (!object) throw new LpkError('not-found', `${path} not found`);
+    if (method === 'DELETE') this.objects.delete(path);
+    if (method === 'PATCH') this.objects.set(path, applyPatch(object, options.body as Json));
+    return this.objects.get(path);
+  }
+
+  /** `/api/v1/namespaces/NS/RESOURCE`, or `/api/v1/RESOURCE` for all namespaces. */
+  #list(path: string): Json {
+    const [, base, namespace, resource] = /^(.*\/v1)(?:\/namespaces\/([^/]+))?\/([^/]+)$/.exec(path) as RegExpExecArray;
+    const items = [...this.objects].filter(([at]) => {
+      const within = at.startsWith(`${base}/namespaces/${namespace ?? ''}`) && at.split('/').at(-2) === resource;
+      return within && (!namespace || at.includes(`/namespaces/${namespace}/`));
+    });
+    return { metadata: { resourceVersion: '1' }, items: items.map(([, object]) => object) };
+  }
+}

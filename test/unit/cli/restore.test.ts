@@ -1,0 +1,218 @@
+import assert from 'node:assert/strict';
+import test from 'node:test';
+import { Output, type Sink } from '../../../cli/output.ts';
+import { restoreSessions } from '../../../cli/restore.ts';
+import { type RestoreOptions, readRestoreOptions } from '../../../cli/restore-options.ts';
+import { FakeCluster } from './fake-cluster.ts';
+
+const ME = { owner: 'ann', host: 'box' };
+const BOB = { owner: 'bob', host: 'mill' };
+const NOW = Date.parse('2026-11-24T12:00:00Z');
+
+async function restore(fake: FakeCluster, asked: Partial<RestoreOptions>, format: 'text' | 'json' = 'text') {
+  const said = { out: '', err: '' };
+  const sink = (stream: 'out' | 'err') => {
+    const write = (text: string) => {
+      said[stream] += text;
+    };
+    return { write, on: () => {} } as unknown as Sink;
+  };
+  const output = new Output({ format, stdout: sink('out'), stderr: sink('err'), env: {}, nowMs: () => 0 });
+  const options: RestoreOptions = {
+    namespace: undefined,
+    context: undefined,
+    kubeconfig: undefined,
+    target: undefined,
+    allNamespaces: false,
+    everyone: false,
+    wait: true,
+    ...asked,
+  };
+  const code = await restoreSessions(fake.cluster, options, { output, me: ME, nowMs: () => NOW });
+  return { code, out: said.out.split('\n').slice(0, -1), err: said.err };
+}
+
+test('a target is restored whoever holds it, and its holder named', async () => {
+  const fake = new FakeCluster();
+  fake.deployment('web');
+  const before = fake.state;
+  fake.hold('web', { id: 's1', ...BOB });
+  assert.notDeepEqual(fake.state, before);
+  const { code, out, err } = await restore(fake, { target: 'deployment/web' });
+  assert.equal(code, 0);
+  assert.deepEqual(out, [
+    'restored deployment/web in namespace shop: the session of bob on mill since 2026-11-24 10:00:00 UTC',
+  ]);
+  assert.match(err, /✔ deployment\/web runs its own pods again/);
+  assert.deepEqual(fake.state, before, 'everything as it was, nothing left');
+});
+
+test('a target may be a Service', async () => {
+  const fake = new FakeCluster();
+  fake.deployment('web');
+  fake.objects.set('/api/v1/namespaces/shop/services/front', {
+    metadata: { name: 'front', namespace: 'shop' },
+    spec: { selector: { app: 'web' }, ports: [{ port: 80 }] },
+  });
+  fake.hold('web', { id: 's1', ...ME });
+  const { out } = await restore(fake, { target: 'front' });
+  assert.deepEqual(out, ['restored deployment/web in namespace shop: your session since 2026-11-24 10:00:00 UTC']);
+});
+
+test('a target can be restored when it is scaled to zero', async () => {
+  const fake = new FakeCluster();
+  const workload = fake.deployment('web');
+  fake.hold('web', { id: 's1', ...ME });
+  const path = '/apis/apps/v1/namespaces/shop/deployments/web';
+  fake.objects.get(path).spec.replicas = 0;
+  assert.equal((await restore(fake, { target: 'deployment/web', wait: false })).code, 0);
+  assert.deepEqual(fake.objects.get(path).spec, { ...workload.spec, replicas: 0 });
+});
+
+test('what somebody changed meanwhile stays, and is named', async () => {
+  const fake = new FakeCluster();
+  fake.deployment('web');
+  fake.hold('web', { id: 's1', ...ME });
+  const path = '/apis/apps/v1/namespaces/shop/deployments/web';
+  fake.objects.get(path).spec.template.spec.containers[0].image = 'web:2';
+  const { err } = await restore(fake, { target: 'deployment/web' });
+  assert.match(err, /! somebody changed image of deployment\/web meanwhile; that was left as it is/);
+  assert.equal(fake.objects.get(path).spec.template.spec.containers[0].image, 'web:2');
+});
+
+test('a target that nobody holds is an error', async () => {
+  const fake = new FakeCluster();
+  fake.deployment('web');
+  await assert.rejects(restore(fake, { target: 'deployment/web' }), {
+    code: 'not-found',
+    message: 'deployment/web in namespace shop is not held by any session: nothing to restore',
+  });
+  await assert.rejects(restore(fake, { target: 'deployment/nowhere' }), { code: 'not-found' });
+});
+
+test('a target that nobody holds, but whose session left objects: those are removed', async () => {
+  const fake = new FakeCluster();
+  fake.deployment('web');
+  const before = fake.state;
+  fake.leave('lost', { createdAt: '2026-11-24T11:00:00Z' });
+  const { code, out } = await restore(fake, { target: 'deployment/web' });
+  assert.equal(code, 0);
+  assert.deepEqual(out, ['removed the objects that session lost in namespace shop left']);
+  assert.deepEqual(fake.state, before);
+});
+
+test('who may not list sessions can still restore a target', async () => {
+  const fake = new FakeCluster();
+  fake.deployment('web');
+  const before = fake.state;
+  fake.hold('web', { id: 's1', ...ME });
+  for (const kind of ['daemonsets', 'deployments']) fake.refused.add(`GET /apis/apps/v1/namespaces/shop/${kind}`);
+  assert.equal((await restore(fake, { target: 'deployment/web' })).code, 0);
+  assert.deepEqual(fake.state, before);
+});
+
+test('--all restores one’s own sessions, and lists other people’s', async () => {
+  const fake = new FakeCluster();
+  for (const name of ['api', 'db', 'web']) fake.deployment(name);
+  fake.hold('db', { id: 's2', ...BOB });
+  const before = fake.state;
+  fake.hold('web', { id: 's1', ...ME });
+  const { code, out } = await restore(fake, {});
+  assert.equal(code, 0);
+  assert.deepEqual(out, [
+    'left alone deployment/db in namespace shop: the session of bob on mill since 2026-11-24 10:00:00 UTC',
+    'restored deployment/web in namespace shop: your session since 2026-11-24 10:00:00 UTC',
+  ]);
+  assert.deepEqual(fake.state, before);
+});
+
+test('the same user on another machine is somebody else', async () => {
+  const fake = new FakeCluster();
+  fake.deployment('web');
+  fake.hold('web', { id: 's1', owner: 'ann', host: 'another' });
+  const before = fake.state;
+  const { code, out } = await restore(fake, {});
+  assert.equal(code, 0);
+  assert.match(out[0] ?? '', /^left alone deployment\/web .* ann on another/);
+  assert.equal(out[1], 'nothing of yours to restore in namespace shop');
+  assert.deepEqual(fake.state, before);
+});
+
+test('--all --everyone restores them all, -A in every namespace', async () => {
+  const fake = new FakeCluster();
+  fake.deployment('web');
+  fake.deployment('web', 'other');
+  const before = fake.state;
+  fake.hold('web', { id: 's1', ...BOB });
+  fake.hold('web', { id: 's2', namespace: 'other', ...ME });
+  await restore(fake, { everyone: true });
+  assert.ok(fake.objects.has('/api/v1/namespaces/other/secrets/lpk-s2'), 'another namespace was not asked for');
+  await restore(fake, { everyone: true, allNamespaces: true });
+  assert.deepEqual(fake.state, before);
+});
+
+test('--all removes what lost sessions left, but not of one that may be about to start', async () => {
+  const fake = new FakeCluster();
+  fake.leave('old', { createdAt: '2026-11-24T11:58:59Z' });
+  fake.leave('young', { createdAt: '2026-11-24T11:59:01Z' });
+  const { code, out, err } = await restore(fake, {});
+  assert.equal(code, 0);
+  assert.deepEqual(out, ['removed the objects that session old in namespace shop left']);
+  assert.match(err, /left alone: the objects of session young/);
+  assert.deepEqual([...fake.objects.keys()].toSorted(), [
+    '/api/v1/namespaces/shop/configmaps/lpk-young',
+    '/api/v1/namespaces/shop/secrets/lpk-young',
+  ]);
+});
+
+test('--all with nothing to do says so, and is no error', async () => {
+  const fake = new FakeCluster();
+  assert.deepEqual(await restore(fake, {}), { code: 0, out: ['nothing to restore in namespace shop'], err: '' });
+  assert.deepEqual((await restore(fake, { allNamespaces: true })).out, ['nothing to restore in any namespace']);
+});
+
+test('--all goes on after one that fails, says which, and ends with 1', async () => {
+  const fake = new FakeCluster();
+  fake.deployment('api');
+  fake.deployment('web');
+  fake.hold('api', { id: 's1', ...ME });
+  fake.hold('web', { id: 's2', ...ME });
+  fake.refused.add('PATCH /apis/apps/v1/namespaces/shop/deployments/api');
+  const { code, out, err } = await restore(fake, {});
+  assert.equal(code, 1);
+  assert.deepEqual(out, ['restored deployment/web in namespace shop: your session since 2026-11-24 10:00:00 UTC']);
+  assert.match(err, /^lpk: may not PATCH .*\/api\n {2}→ /);
+});
+
+test('-o json says the same for programs', async () => {
+  const fake = new FakeCluster();
+  fake.deployment('web');
+  fake.hold('web', { id: 's1', ...ME });
+  const { out } = await restore(fake, { wait: false }, 'json');
+  const session = { owner: 'ann', host: 'box', since: '2026-11-24T10:00:00.000Z' };
+  assert.deepEqual(JSON.parse(out[0] as string), {
+    event: 'restored',
+    workload: 'deployment/web',
+    namespace: 'shop',
+    ...session,
+    kept: [],
+  });
+  assert.equal(out.length, 1);
+});
+
+test('options that do not go together are refused, and say what to do', () => {
+  const table: [Record<string, unknown>, RegExp][] = [
+    [{}, /needs a target, or --all/],
+    [{ target: 'web', all: true }, /not both/],
+    [{ target: 'web', everyone: true }, /--everyone goes with --all/],
+    [{ target: 'web', 'all-namespaces': true }, /--all-namespaces goes with --all/],
+    [{ all: true, everyone: true }, /confirm it with --yes/],
+    [{ all: true, output: 'yaml' }, /--output is text or json, not yaml/],
+  ];
+  for (const [words, message] of table) {
+    assert.throws(() => readRestoreOptions(words), { code: 'usage', message }, JSON.stringify(words));
+  }
+  assert.throws(() => readRestoreOptions({ target: 'web' }, ['npm']), { code: 'usage', message: /takes no command/ });
+  assert.equal(readRestoreOptions({ target: 'web' }).wait, true);
+  assert.equal(readRestoreOptions({ all: true, 'no-wait': true }).wait, false);
+});
