@@ -43,7 +43,7 @@ export const HINTS: Record<ErrorCode, string> = {
   'session-ended': 'the workload was restored or changed by somebody else; connect again',
   'agent-unreachable': 'see the pod with `kubectl logs`; try --transport port-forward',
   // the laptop
-  usage: 'see `lpk --help`',
+  usage: 'see `lpk --help`; a command to run comes after --',
   'port-taken': 'stop what listens there, or name another port',
   'command-not-found': 'check its spelling and your PATH; the pod’s PATH is not used',
   'command-not-executable': 'make it executable (chmod +x), or name its interpreter: -- node app.js',

@@ -1,6 +1,7 @@
 import {
   type FoundSession,
   findSessions,
+  forgetHistory,
   type RestoreOutcome,
   removeOrphan,
   restore as restoreWorkload,
@@ -164,6 +165,7 @@ function tellHeld(
   );
 }
 
+/** Waits for the rollout, then takes the agent out of the workload's history too. */
 async function waitFor(cluster: Cluster, workload: WorkloadRef, { output }: Surroundings): Promise<void> {
   const name = workloadName(workload);
   const step = output.step(`waiting for ${name}`, 'rollout', { workload: name, namespace: workload.namespace });
@@ -172,6 +174,7 @@ async function waitFor(cluster: Cluster, workload: WorkloadRef, { output }: Surr
       signal: new AbortController().signal,
       onProgress: (ready, total, text) => step.update(`waiting for ${name}: ${text}`, { ready, total }),
     });
+    await forgetHistory(cluster, workload);
     step.done(`${name} runs its own pods again`);
   } catch (error) {
     step.fail();

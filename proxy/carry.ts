@@ -33,7 +33,7 @@ export async function carry(socket: net.Socket, dial: Dial, { flow, replies }: R
   const abandon = () => stream.reset('cancelled', 'the client left');
   const ignore = () => {};
   stream.on('error', ignore); // `opened` tells
-  
+  socket.once('close', abandon);
   try {
     await opened;
   } catch (error) {

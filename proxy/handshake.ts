@@ -56,7 +56,6 @@ const LINGER_MS = 2_000;
  */
 export function dismiss(socket: net.Socket, lastWord: Buffer): void {
   setDeadline(socket, LINGER_MS);
-  socket.on('end', () => socket.destroySoon());
   socket.resume();
   socket.end(lastWord);
 }

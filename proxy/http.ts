@@ -26,7 +26,7 @@ export type HttpDoor = {
 
 const MAX_HEADER_BYTES = 64 * 1024;
 /** What a server has for closing after its answer to `Connection: close`. */
-const UPSTREAM_LINGER_MS = 5_000;
+const UPSTREAM_LINGER_MS = 1_000;
 
 export function createHttpDoor({ dial, idleMs }: { dial: Dial; idleMs: number }): HttpDoor {
   // Never listens. Its own timeouts need a listening server; deadlines (handshake.ts) bound a client between requests.
@@ -108,10 +108,10 @@ function forward(dial: Dial, request: http.IncomingMessage, response: http.Serve
   });
   upstream.on('response', (message) => passBack(message, response));
   response.on('close', () => {
-    if (!response.writableFinished) stream.reset('cancelled', 'the client left');
     request.unpipe(upstream);
     request.resume(); // an answer can come before the whole request was read
-    upstream.destroy();
+    if (response.writableFinished) letGo(stream);
+    else upstream.destroy(); // the client left
   });
   if (!hasBody(request)) {
     upstream.end();
@@ -131,7 +131,10 @@ function upgrade(dial: Dial, request: http.IncomingMessage, socket: net.Socket):
     const answering = new http.ServerResponse(request);
     answering.shouldKeepAlive = false;
     answering.assignSocket(socket);
-    answering.on('finish', () => dismiss(socket, Buffer.alloc(0)));
+    answering.on('finish', () => {
+      dismiss(socket, Buffer.alloc(0));
+      letGo(stream);
+    });
     return answering;
   };
   const sent = send(dial, request, (refusal) => dismiss(socket, rawAnswer(refusal)), true);
@@ -203,25 +206,22 @@ function startRequest(
   stream: Outbound['stream'],
   upgrading: boolean,
 ): http.ClientRequest {
-  const upstream = http.request({
+  return http.request({
     createConnection: () => stream,
     method: request.method ?? '',
     path: target.path,
     headers: requestHeaders(request, target, upgrading),
     maxHeaderSize: MAX_HEADER_BYTES,
   });
-  let switched = false;
-  upstream.on('upgrade', () => {
-    switched = true;
-  });
-  upstream.on('close', () => {
-    // The answer is whole or never will be; a server that doesn't close its side then must not keep the stream.
-    if (switched || stream.destroyed) return;
-    const timer = setTimeout(() => stream.reset('cancelled'), UPSTREAM_LINGER_MS);
-    stream.on('close', () => clearTimeout(timer));
-    stream.resume();
-  });
-  return upstream;
+}
+
+/** The answer is whole: the origin closes its side by itself, or loses it. */
+function letGo(stream: Outbound['stream']): void {
+  if (stream.destroyed) return;
+  stream.end();
+  stream.resume();
+  const timer = setTimeout(() => stream.reset('cancelled'), UPSTREAM_LINGER_MS);
+  stream.on('close', () => clearTimeout(timer));
 }
 
 /** The origin's answer to the client. When it breaks off, so does the client's connection: half an answer must not look whole. */
@@ -237,9 +237,7 @@ function passBack(message: http.IncomingMessage, response: http.ServerResponse):
   }
   response.flushHeaders();
   message.on('end', () => response.addTrailers(pairs(message.rawTrailers)));
-  pipeline(message, response, (error) => {
-    if (error) response.destroy();
-  });
+  pipeline(message, response, () => {}); // destroys both when one fails
 }
 
 function answer(response: http.ServerResponse, { status, line }: NotATarget): void {

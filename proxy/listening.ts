@@ -1,9 +1,12 @@
-import { readFile } from 'node:fs/promises';
+import { open } from 'node:fs/promises';
 import net from 'node:net';
 
-const POLL_MS = 300;
+const POLL_MS = 400;
 const PROBE_MS = 1_000;
-const STATE_LISTEN = '0A';
+const PAGE_BYTES = 4_096;
+/** Lines of proc(5) `/proc/net/tcp`: number, own address, other address, state (0A is LISTEN). */
+const LISTENER = /^ *\d+: ([0-9A-F]+):([0-9A-F]{4}) [0-9A-F:]+ 0A /gm;
+const CONNECTION = /^ *\d+: [0-9A-F:]+ [0-9A-F:]+ (?!0A )[0-9A-F]{2} /m;
 /** proc(5): addresses in host byte order, hex: any and loopback of IPv4 and IPv6, and mapped loopback. */
 const REACHABLE = /^(00000000|[0-9A-F]{6}7F|0{32}|0{24}01000000|0{16}FFFF0000[0-9A-F]{6}7F)$/;
 
@@ -78,8 +81,8 @@ export class ListeningPorts {
 export async function listeningTable(): Promise<Set<number> | undefined> {
   try {
     const [v4, v6] = await Promise.all([
-      readFile('/proc/net/tcp', 'utf8'),
-      readFile('/proc/net/tcp6', 'utf8').catch(() => ''),
+      readListeners('/proc/net/tcp'),
+      readListeners('/proc/net/tcp6').catch(() => ''),
     ]);
     return parseListening(v4 + v6);
   } catch {
@@ -87,12 +90,25 @@ export async function listeningTable(): Promise<Set<number> | undefined> {
   }
 }
 
+/** The kernel lists listeners first (`tcp_seek_last_pos`, net/ipv4/tcp_ipv4.c): of thousands of connections only a page is read. */
+async function readListeners(path: string): Promise<string> {
+  const file = await open(path);
+  try {
+    let text = '';
+    for (;;) {
+      const { bytesRead, buffer } = await file.read(Buffer.allocUnsafe(PAGE_BYTES), 0, PAGE_BYTES);
+      text += buffer.latin1Slice(0, bytesRead);
+      if (bytesRead === 0 || CONNECTION.test(text)) return text;
+    }
+  } finally {
+    await file.close();
+  }
+}
+
 export function parseListening(table: string): Set<number> {
   const ports = new Set<number>();
-  for (const line of table.split('\n')) {
-    const [, address = '', , state] = line.trim().split(/\s+/);
-    const [host = '', port = ''] = address.split(':');
-    if (state === STATE_LISTEN && REACHABLE.test(host)) ports.add(Number.parseInt(port, 16));
+  for (const [, host = '', port = ''] of table.matchAll(LISTENER)) {
+    if (REACHABLE.test(host)) ports.add(Number.parseInt(port, 16));
   }
   return ports;
 }

@@ -54,7 +54,7 @@ export const SAVED_VARIABLES = [
 ] as const;
 
 /** The agent is made for a few open streams' worth of memory; what it holds are Buffers, outside V8's heap. */
-const NODE_FLAGS = ['--max-semi-space-size=4'];
+const NODE_FLAGS = ['--max-semi-space-size=1'];
 
 /** For `/bin/sh -c`: any POSIX shell (busybox, dash, bash), any environment. */
 export const START_SCRIPT = `for v in ${SAVED_VARIABLES.join(' ')}; do

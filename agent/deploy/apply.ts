@@ -19,7 +19,6 @@ import {
   readWorkload,
   selectorString,
   WORKLOAD_KINDS,
-  type WorkloadKind,
   type WorkloadRef,
   waitsForReady,
   workloadRef,
@@ -216,23 +215,25 @@ async function unlessGone(deletion: Promise<unknown>): Promise<void> {
 }
 
 /**
- * Removes the agent's template from the workload's history, so that `kubectl rollout undo` can't bring it back. To be called
- * when the rollout after `restore` is over: before, the history is still in use and stays. Without the right to (list and delete
- * ReplicaSets or ControllerRevisions) it does nothing.
+ * Removes agents' templates from the workload's history, so that `kubectl rollout undo` can't bring one back. To be called
+ * when the rollout after `restore` is over: what is still in use stays. Without the right to (list and delete ReplicaSets or
+ * ControllerRevisions), and when the workload is gone, it does nothing.
  */
-export async function forgetHistory(cluster: Cluster, held: HeldWorkload): Promise<void> {
-  const resource = held.kind === 'deployment' ? 'replicasets' : 'controllerrevisions';
-  const path = `/apis/apps/v1/namespaces/${held.namespace}/${resource}`;
+export async function forgetHistory(cluster: Cluster, ref: WorkloadRef): Promise<void> {
+  const resource = ref.kind === 'deployment' ? 'replicasets' : 'controllerrevisions';
+  const path = `/apis/apps/v1/namespaces/${ref.namespace}/${resource}`;
   try {
-    for (const object of (await cluster.request('GET', path)).items as Json[]) {
-      const { metadata, spec, status, data } = object;
-      if (!metadata.ownerReferences?.some((each: Json) => each.uid === held.uid)) continue;
-      const template = held.kind === 'deployment' ? spec.template : data?.spec?.template;
-      if (sessionOfPod(template?.spec ?? {}) !== held.session || spec?.replicas > 0 || status?.replicas > 0) continue;
-      await unlessGone(cluster.request('DELETE', `${path}/${metadata.name}`));
+    const workload = await readWorkload(cluster, ref);
+    const { uid } = workload.metadata;
+    for (const { metadata, spec, status, data } of (await cluster.request('GET', path)).items as Json[]) {
+      if (!metadata.ownerReferences?.some((each: Json) => each.uid === uid)) continue;
+      const template = ref.kind === 'deployment' ? spec.template : data?.spec?.template;
+      const session = sessionOfPod(template?.spec ?? {});
+      const inUse = spec?.replicas > 0 || status?.replicas > 0 || session === sessionOf(workload)?.id;
+      if (session && !inUse) await unlessGone(cluster.request('DELETE', `${path}/${metadata.name}`));
     }
   } catch (error) {
-    if (!(error instanceof LpkError) || error.code !== 'forbidden') throw error;
+    if (!(error instanceof LpkError) || (error.code !== 'forbidden' && error.code !== 'not-found')) throw error;
   }
 }
 
@@ -254,8 +255,18 @@ export async function findSessions(cluster: Cluster, options: { allNamespaces?: 
   const list = async (path: string, query?: Query): Promise<Json[]> =>
     (await cluster.request('GET', path, { accept: METADATA_ONLY, query })).items ?? [];
   const sessions: FoundSession[] = [];
+  const unreadable = new Set<string>();
   for (const kind of WORKLOAD_KINDS) {
-    for (const object of await list(listPath(kind, namespace))) sessions.push(...heldBy(kind, object));
+    for (const object of await list(listPath(kind, namespace))) {
+      const { namespace: of, name, uid } = object.metadata;
+      try {
+        const record = sessionOf(object);
+        if (record) sessions.push({ id: record.id, namespace: of, workload: workloadRef(kind, of, name), record });
+      } catch {
+        // `restore` of that workload says why. It is held all the same, by a newer lpk perhaps: its objects are no orphans.
+        unreadable.add(uid);
+      }
+    }
   }
   const known = new Set(sessions.map(({ namespace: of, id }) => `${of}/${id}`));
   const labelSelector = Object.entries(MANAGED_BY).map(([key, value]) => `${key}=${value}`).join(',');
@@ -269,23 +280,12 @@ export async function findSessions(cluster: Cluster, options: { allNamespaces?: 
     for (const { metadata } of objects) {
       const id = metadata.labels[SESSION_LABEL];
       if (!id || known.has(`${metadata.namespace}/${id}`)) continue;
+      if (((metadata.ownerReferences ?? []) as Json[]).some(({ uid }) => unreadable.has(uid))) continue;
       known.add(`${metadata.namespace}/${id}`);
       sessions.push({ id, namespace: metadata.namespace, createdAt: metadata.creationTimestamp });
     }
   }
   return sessions;
-}
-
-function heldBy(kind: WorkloadKind, object: Json): FoundSession[] {
-  const { namespace, name } = object.metadata;
-  let record: SessionRecord | undefined;
-  try {
-    record = sessionOf(object);
-  } catch {
-    // Unreadable: `restore` of that workload says why; the others must still be found.
-    return [];
-  }
-  return record ? [{ id: record.id, namespace, workload: workloadRef(kind, namespace, name), record }] : [];
 }
 
 /** Removes what a session without a workload left. */

@@ -60,11 +60,6 @@ function processes(): { pid: number; command: string[] }[] {
 export async function startNode(kube: string): Promise<number> {
   const other = nodes()[0];
   if (other) throw new ClusterError(`the cluster in ${other.state} is running: end it first, or kill ${other.pid}`);
-  if (fs.existsSync(`/sys/class/net/${network.link}`)) {
-    throw new ClusterError(
-      `there is a link ${network.link} already: remove it (ip link del ${network.link}) and try again`,
-    );
-  }
   const namespaces = [
     '--net',
     '--mount',

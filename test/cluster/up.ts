@@ -78,14 +78,13 @@ async function startCluster(facts: Facts, archive: string): Promise<void> {
   }
   writePrivate(factsFile, JSON.stringify(facts));
   writeSettings();
-  const credentials = makeCredentials();
+  if (process.env.T) console.error(Date.now()%1000000, 'cred');await makeCredentials(); if (process.env.T) console.error(Date.now()%1000000, 'credend');
   const pid = await startNode(facts.kube);
   const begin = (name: string) => startInNode(pid, name, pieces[name]!);
   const wait = waiter(pid);
 
   begin('etcd');
   begin('containerd');
-  await credentials;
   begin('kube-apiserver');
   await wait('containerd', 'containerd answers', () => succeeds('nsenter', [...enter(pid), 'ctr', 'version']));
   await importImages(pid, archive);
@@ -103,6 +102,7 @@ function waiter(pid: number) {
   const seen = new Set<string>();
   return (name: string, what: string, check: () => Promise<unknown>) => {
     const hint = `see ${logOf(name)}`;
+    if (process.env.T) console.error(Date.now()%1000000, what);
     return until(what, { timeoutMs: READY_MS, hint }, async () => {
       interruption.throwIfAborted();
       const now = running(pid);

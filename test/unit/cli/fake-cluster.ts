@@ -38,17 +38,19 @@ export class FakeCluster {
     const holder = { id, owner, host, since: '2026-11-24T10:00:00.000Z' };
     const workload = this.objects.get(path);
     this.objects.set(path, applyPatch(workload, planSwap(workload, name, agent, holder).ops));
-    this.leave(id, { namespace, createdAt: holder.since });
+    this.leave(id, { namespace, createdAt: holder.since, ownerUid: workload.metadata.uid });
   }
 
   /** Objects of a session that no workload knows. */
-  leave(id: string, { namespace = 'shop', createdAt }: { namespace?: string; createdAt: string }): void {
+  leave(id: string, left: { namespace?: string; createdAt: string; ownerUid?: string }): void {
+    const { namespace = 'shop', createdAt, ownerUid } = left;
     for (const resource of ['configmaps', 'secrets']) {
       this.objects.set(`/api/v1/namespaces/${namespace}/${resource}/lpk-${id}`, {
         metadata: {
           name: `lpk-${id}`,
           namespace,
           creationTimestamp: createdAt,
+          ...(ownerUid && { ownerReferences: [{ uid: ownerUid }] }),
           labels: { 'app.kubernetes.io/managed-by': 'lpk', 'lpk.dev/session': id },
         },
       });

@@ -165,6 +165,29 @@ test('--all removes what lost sessions left, but not of one that may be about to
   ]);
 });
 
+test('--all leaves alone the objects of a session that a newer lpk holds', async () => {
+  const fake = new FakeCluster();
+  const workload = fake.deployment('web');
+  workload.metadata.annotations = { 'lpk.dev/session': '{"v":2}' };
+  fake.leave('new', { createdAt: '2026-11-24T10:00:00Z', ownerUid: workload.metadata.uid });
+  const before = fake.state;
+  assert.deepEqual((await restore(fake, {})).out, ['nothing to restore in namespace shop']);
+  assert.deepEqual(fake.state, before);
+  await assert.rejects(restore(fake, { target: 'deployment/web' }), { code: 'version-mismatch' });
+});
+
+test('after the rollout the agent is gone from the workload’s history too', async () => {
+  const fake = new FakeCluster();
+  const workload = fake.deployment('web');
+  fake.hold('web', { id: 's1', ...ME });
+  const template = fake.objects.get('/apis/apps/v1/namespaces/shop/deployments/web').spec.template;
+  const path = '/apis/apps/v1/namespaces/shop/replicasets/web-1';
+  const metadata = { name: 'web-1', namespace: 'shop', ownerReferences: [{ uid: workload.metadata.uid }] };
+  fake.objects.set(path, { metadata, spec: { replicas: 0, template } });
+  await restore(fake, { target: 'deployment/web' });
+  assert.equal(fake.objects.has(path), false);
+});
+
 test('--all with nothing to do says so, and is no error', async () => {
   const fake = new FakeCluster();
   assert.deepEqual(await restore(fake, {}), { code: 0, out: ['nothing to restore in namespace shop'], err: '' });

@@ -175,8 +175,10 @@ async function suite(t: test.TestContext, way: WayIn, replyEarly: boolean) {
     const { port: doorPort } = await door(t, { dial });
     const client = new RawClient(doorPort);
     client.socket.write(way.request(80, 'refused.fail'));
-    for (let i = 0; i < 16; i++) client.socket.write(Buffer.alloc(64 * 1024));
+    client.socket.end(Buffer.alloc(32 * 1024 * 1024)); // more than the kernel holds
     assert.equal(await way.answer(client), refusalOf(way, 'refused'));
+    assert.equal((await client.rest()).length, 0);
+    assert.equal(await client.closed, undefined, 'ends cleanly');
   });
 
   await t.test('a client that leaves before the answer takes its dial with it', async (t) => {
