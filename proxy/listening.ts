@@ -97,7 +97,7 @@ async function readListeners(path: string): Promise<string> {
     let text = '';
     for (;;) {
       const { bytesRead, buffer } = await file.read(Buffer.allocUnsafe(PAGE_BYTES), 0, PAGE_BYTES);
-      text += buffer.latin1Slice(0, bytesRead);
+      text += buffer.toString('latin1', 0, bytesRead);
       if (bytesRead === 0 || CONNECTION.test(text)) return text;
     }
   } finally {

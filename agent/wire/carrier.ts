@@ -3,6 +3,7 @@ import { EventEmitter } from 'node:events';
 import http from 'node:http';
 import https from 'node:https';
 import type { Duplex } from 'node:stream';
+import { corkThisTurn } from './cork.ts';
 import { LpkError } from './errors.ts';
 import { MAX_MESSAGE_BYTES, SUBPROTOCOL, TIMES } from './protocol.ts';
 import { FrameReader, OPCODE, websocketHeader } from './websocket.ts';
@@ -35,7 +36,6 @@ export class Carrier extends EventEmitter<CarrierEvents> {
   #reader: FrameReader | undefined;
   #side: 'laptop' | 'agent';
   #abort: (() => void) | undefined;
-  #corked = false;
   #closeSent = false;
   #closeSeen: { code: number; reason: string } | undefined;
   #ended = false;
@@ -98,7 +98,7 @@ export class Carrier extends EventEmitter<CarrierEvents> {
   send(first: Buffer, payload?: Buffer, flushed?: () => void): void {
     const socket = this.#socket;
     if (!socket || this.#closeSent || this.#ended) return;
-    this.#cork(socket);
+    corkThisTurn(socket);
     const payloadBytes = payload?.length ?? 0;
     const header = websocketHeader(OPCODE.binary, first.length + payloadBytes, this.#side === 'laptop');
     if (payload && payloadBytes > MERGE_BYTES) {
@@ -138,17 +138,6 @@ export class Carrier extends EventEmitter<CarrierEvents> {
   #control(opcode: number, payload: Buffer): void {
     if (!this.#socket || this.#closeSent || this.#ended) return;
     this.#socket.write(Buffer.concat([websocketHeader(opcode, payload.length, this.#side === 'laptop'), payload]));
-  }
-
-  /** What is sent in one turn of the event loop leaves in one write. */
-  #cork(socket: Duplex): void {
-    if (this.#corked) return;
-    this.#corked = true;
-    socket.cork();
-    process.nextTick(() => {
-      this.#corked = false;
-      socket.uncork();
-    });
   }
 
   #end(): void {

@@ -71,7 +71,8 @@ export function decodeOpen(frame: Frame): { fields: Required<OpenFields>; first:
   const { body } = frame;
   const hostBytes = body.length >= 5 ? (body[4] as number) : 0;
   if (!kind || body.length < 5 + hostBytes) throw new LpkError('protocol', 'OPEN is malformed');
-  const first = [body.subarray(5 + hostBytes), ...frame.rest];
+  const rest = body.subarray(5 + hostBytes);
+  const first = rest.length > 0 ? [rest, ...frame.rest] : frame.rest;
   return {
     fields: {
       kind,

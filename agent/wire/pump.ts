@@ -1,9 +1,18 @@
 import type net from 'node:net';
 import type { Duplex } from 'node:stream';
+import { corkThisTurn } from './cork.ts';
 import { type ErrorCode, LpkError, systemCode } from './errors.ts';
 
 /** A stream that can be ended at once with a reason the other side understands. */
-export type Resettable = Duplex & { reset(code: ErrorCode, message?: string): void };
+export type Resettable = Duplex & {
+  reset(code: ErrorCode, message?: string): void;
+  /** See `Stream`; a Duplex without it is read by 'data' events. */
+  takeWith?(take: (pieces: Buffer[]) => boolean): void;
+  takeMore?(): void;
+};
+
+/** What a socket may hold back before its stream waits. */
+const SOCKET_BUFFER_BYTES = 256 * 1024;
 
 const SYSTEM_CODES: Record<string, ErrorCode> = {
   ECONNREFUSED: 'refused',
@@ -39,10 +48,19 @@ export function pump(socket: net.Socket, stream: Resettable): void {
     if (!stream.write(chunk)) socket.pause();
   });
   stream.on('drain', () => socket.resume());
-  stream.on('data', (chunk) => {
-    if (!socket.write(chunk)) stream.pause();
-  });
-  socket.on('drain', () => stream.resume());
+  if (stream.takeWith) {
+    stream.takeWith((pieces) => {
+      if (pieces.length > 1) corkThisTurn(socket);
+      for (const piece of pieces) socket.write(piece);
+      return socket.writableLength <= SOCKET_BUFFER_BYTES;
+    });
+    socket.on('drain', () => stream.takeMore?.());
+  } else {
+    stream.on('data', (chunk) => {
+      if (!socket.write(chunk)) stream.pause();
+    });
+    socket.on('drain', () => stream.resume());
+  }
   socket.on('end', () => stream.end());
   stream.on('end', () => socket.end());
   socket.on('error', (error) => {

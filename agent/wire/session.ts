@@ -232,8 +232,7 @@ export class Session extends EventEmitter<SessionEvents> {
 
   #receiveData(stream: Stream, pieces: Buffer[]): void {
     this.#bytes.in += payloadBytes(pieces);
-    if (stream.kind === 'udp' && pieces.length > 1) return stream.receiveData(Buffer.concat(pieces)); // a datagram is one chunk
-    for (const piece of pieces) stream.receiveData(piece);
+    stream.receiveData(stream.kind === 'udp' ? [Buffer.concat(pieces)] : pieces); // a datagram is one chunk
   }
 
   #finish(error: LpkError): void {

@@ -88,8 +88,11 @@ async function startCluster(facts: Facts, archive: string): Promise<void> {
   begin('kube-apiserver');
   await wait('containerd', 'containerd answers', () => succeeds('nsenter', [...enter(pid), 'ctr', 'version']));
   await importImages(pid, archive);
+  await wait('kube-apiserver', 'the API server answers', () => get('/livez/ping'));
+  for (const name of ['kubelet', 'kube-proxy']) begin(name);
   await wait('kube-apiserver', 'the API server is ready', () => get('/readyz'));
-  for (const name of ['kubelet', 'kube-controller-manager', 'kube-scheduler', 'kube-proxy']) begin(name);
+  // These give up when the roles they act in are not there yet.
+  for (const name of ['kube-controller-manager', 'kube-scheduler']) begin(name);
   for (const { path, object } of corednsObjects) await create(path, object);
   await wait('kubelet', 'the node is ready', nodeIsReady);
   await wait('kube-controller-manager', 'pods have a service account', defaultAccount);

@@ -36,12 +36,15 @@ async function agentServer(t: TestContext, options: Partial<ServerOptions> = {})
   return Object.assign(server, { sessions });
 }
 
+const challenges = new WeakMap<Carrier, Buffer>();
+
 /** Connects as a laptop would, up to the agent's challenge. */
 async function challenged(t: TestContext, port: number): Promise<Carrier> {
   const carrier = openWebSocket(`ws://127.0.0.1:${port}/`);
   t.after(() => carrier.terminate());
   carrier.on('error', () => {});
-  await once(carrier, 'open');
+  const [challenge] = (await once(carrier, 'message')) as [Buffer];
+  challenges.set(carrier, challenge);
   return carrier;
 }
 
@@ -64,6 +67,7 @@ class Laptop {
         resolve(welcome);
       };
       proveAsLaptop(carrier, key, sample, welcomed).catch(reject);
+      carrier.emit('message', challenges.get(carrier) as Buffer, []);
     });
   }
 

@@ -32,6 +32,7 @@ export function fakeCluster({ replyEarly }: { replyEarly: boolean }): FakeCluste
     if (code === 'no-tunnel') throw new LpkError('link-lost', 'there is no tunnel');
     const stream = code ? new DeadEnd() : net.connect({ host: '127.0.0.1', port: flow.port, allowHalfOpen: true });
     const outbound = Object.assign(stream, {
+      destroySoon: undefined, // a stream of the tunnel has none, and Node's HTTP client would use it
       reset(reason: ErrorCode) {
         resets.push(reason);
         stream instanceof net.Socket ? stream.resetAndDestroy() : stream.destroy();

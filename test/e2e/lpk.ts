@@ -1,0 +1,129 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import path from 'node:path';
+
+/** The real CLI as a process: started with `-o json`, watched by its events, never by the clock. */
+
+const root = path.join(import.meta.dirname, '../..');
+export const MAIN = path.join(root, 'cli/main.ts');
+/** Nothing here takes longer on a machine that is busy with other tests; a longer wait is a failure, told with what lpk said. */
+const PATIENCE_MS = 60_000;
+
+// biome-ignore lint/suspicious/noExplicitAny: one JSON object per line, as lpk wrote it.
+export type LpkEvent = { event: string } & Record<string, any>;
+export type Ended = { code: number | null; signal: NodeJS.Signals | null };
+
+const running = new Set<Lpk>();
+
+/** For `after`: what a failed test left running. Its namespace goes, so nothing needs to be put back. */
+export function endAll(): void {
+  for (const lpk of running) lpk.signal('SIGKILL');
+}
+
+export class Lpk {
+  readonly args: string[];
+  readonly events: LpkEvent[] = [];
+  /** Lines of stdout that are not lpk's: the COMMAND's. */
+  readonly lines: string[] = [];
+  stderr = '';
+  #said = '';
+  #child: ChildProcess;
+  #ended: Ended | undefined;
+  #changed = Promise.withResolvers<void>();
+
+  /**
+   * `program`: what runs the CLI, its arguments following; a terminal around it, for one. In a process session of its own, so that the
+   * terminal that tests are started from plays no part.
+   */
+  constructor(args: string[], options: { env?: NodeJS.ProcessEnv; program?: [string, ...string[]] } = {}) {
+    this.args = args;
+    const [program, ...before] = options.program ?? [process.execPath, MAIN];
+    this.#child = spawn(program, [...before, ...withJson(args)], {
+      detached: true,
+      stdio: [options.program ? 'pipe' : 'ignore', 'pipe', 'pipe'],
+      env: { ...process.env, ...options.env },
+    });
+    running.add(this);
+    let rest = '';
+    this.#child.stdout?.setEncoding('utf8').on('data', (text: string) => {
+      const lines = (rest + text).split(/\r?\n/);
+      rest = lines.pop() as string;
+      for (const line of lines) this.#read(line);
+      this.#said += text;
+      this.#change();
+    });
+    this.#child.stderr?.setEncoding('utf8').on('data', (text: string) => {
+      this.stderr += text;
+      this.#said += text;
+      this.#change();
+    });
+    this.#child.once('close', (code, signal) => {
+      running.delete(this);
+      if (rest) this.#read(rest);
+      this.#ended = { code, signal };
+      this.#change();
+    });
+  }
+
+  get pid(): number {
+    return this.#child.pid as number;
+  }
+
+  /** Everything it said, in order, for a failure's message. */
+  toString(): string {
+    const ended = this.#ended ? `ended with ${this.#ended.code ?? this.#ended.signal}` : 'still running';
+    return `lpk ${this.args.join(' ')} (${ended}) said:\n${this.#said.replace(/^/gm, '    ')}`;
+  }
+
+  signal(signal: NodeJS.Signals): void {
+    this.#child.kill(signal);
+  }
+
+  /** Typed at the terminal around it. */
+  type(keys: string): void {
+    this.#child.stdin?.write(keys);
+  }
+
+  /** The first event of this name (and state, and whatever else `match` wants), past or to come. */
+  async event(name: string, match: (event: LpkEvent) => boolean = () => true): Promise<LpkEvent> {
+    return await this.until(`the event "${name}"`, () => this.events.find((each) => each.event === name && match(each)));
+  }
+
+  /** The first line of the COMMAND that matches. */
+  async line(pattern: RegExp): Promise<string> {
+    return await this.until(`the COMMAND's line ${pattern}`, () => this.lines.find((line) => pattern.test(line)));
+  }
+
+  async exit(): Promise<Ended> {
+    return await this.until('the end', () => this.#ended);
+  }
+
+  /** Waits until `look` finds something; it looks again after every word of lpk's. */
+  async until<T>(what: string, look: () => T | undefined): Promise<T> {
+    const patience = AbortSignal.timeout(PATIENCE_MS);
+    const late = Promise.withResolvers<void>();
+    patience.addEventListener('abort', () => late.resolve());
+    for (;;) {
+      const found = look();
+      if (found !== undefined) return found;
+      if (this.#ended) throw new Error(`expected ${what}, but it never came; ${this}`);
+      if (patience.aborted) throw new Error(`expected ${what} within ${PATIENCE_MS / 1_000} s; ${this}`);
+      await Promise.race([this.#changed.promise, late.promise]);
+    }
+  }
+
+  #read(line: string): void {
+    if (line.startsWith('{"event":')) this.events.push(JSON.parse(line) as LpkEvent);
+    else if (line) this.lines.push(line);
+  }
+
+  #change(): void {
+    this.#changed.resolve();
+    this.#changed = Promise.withResolvers();
+  }
+}
+
+/** Before the `--` of the COMMAND. */
+function withJson(args: string[]): string[] {
+  const dashes = args.indexOf('--');
+  return dashes < 0 ? [...args, '-o', 'json'] : [...args.slice(0, dashes), '-o', 'json', ...args.slice(dashes)];
+}
