@@ -1,8 +1,7 @@
 import { randomBytes } from 'node:crypto';
-import { hostname, userInfo } from 'node:os';
 import v8 from 'node:v8';
 import { agentPorts, newSessionId } from '../agent/deploy/agent-container.ts';
-import { restore, swapIn } from '../agent/deploy/apply.ts';
+import { forgetHistory, restore, swapIn } from '../agent/deploy/apply.ts';
 import { agentBundle } from '../agent/deploy/bundle.ts';
 import { findTarget, parseTarget, type Target } from '../agent/deploy/find.ts';
 import { type Cluster, openCluster } from '../agent/deploy/kube.ts';
@@ -21,6 +20,7 @@ import { type Leave, untilLeaving } from './leave.ts';
 import type { Output } from './output.ts';
 import { mapPorts } from './ports.ts';
 import { Undo } from './undo.ts';
+import { whoAmI } from './whoami.ts';
 
 /**
  * `lpk connect`, whole: find, swap, attach, run; then everything back in reverse. Returns the exit code; throws LpkError after everything was
@@ -107,8 +107,7 @@ async function swap({ options, cluster, target, ports, route, undo, output, reme
     image: options.agentImage,
     key: key.toString('hex'),
     bundle: await agentBundle(),
-    owner: userInfo().username,
-    host: hostname(),
+    ...whoAmI(),
     servedPorts: [...ports.keys()],
   };
   const attachment = new Attachment({
@@ -152,7 +151,9 @@ async function putBack(
     await waitRollout(cluster, target, {
       signal: new AbortController().signal,
       onProgress: (done, total, text) => step.update(`restoring ${name}: ${text}`, { done, total }),
-    }).catch((error: LpkError) => output.warn(`${name} is restored, but its rollout is not done: ${error.message}`));
+    })
+      .then(() => forgetHistory(cluster, target))
+      .catch((error: LpkError) => output.warn(`${name} is restored, but its rollout is not done: ${error.message}`));
   }
   const outcome = {
     restored: `${name} restored`,

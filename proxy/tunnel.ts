@@ -17,7 +17,6 @@ const FIRST_RETRY_MS = 100;
 /** Failures that trying again can't mend. */
 const FINAL: ReadonlySet<ErrorCode> = new Set([
   'forbidden',
-  'unauthorized',
   'key-mismatch',
   'version-mismatch',
   'not-found',

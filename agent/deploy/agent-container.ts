@@ -56,9 +56,12 @@ export const SAVED_VARIABLES = [
 /** The agent is made for a few open streams' worth of memory; what it holds are Buffers, outside V8's heap. */
 const NODE_FLAGS = ['--max-semi-space-size=1'];
 
-/** For `/bin/sh -c`: any POSIX shell (busybox, dash, bash), any environment. */
+/**
+ * For `/bin/sh -c`: any POSIX shell (busybox, dash, bash), any environment. Kubernetes reads a command too: it must hold no
+ * `$(` and no `$$`.
+ */
 export const START_SCRIPT = `for v in ${SAVED_VARIABLES.join(' ')}; do
-  eval "if [ \\"\\\${$v+set}\\" ]; then export LPK_$v=\\"\\$$v\\"; unset $v; fi"
+  eval "if [ \\"\\\${$v+set}\\" ]; then export LPK_$v=\\"\\\${$v}\\"; unset $v; fi"
 done
 if [ "\${PATH+set}" ]; then export LPK_PATH="$PATH"; fi
 export PATH="/usr/local/bin:/usr/bin:/bin\${PATH:+:$PATH}"
@@ -133,14 +136,15 @@ export function sessionOfPod(podSpec: Json): string | undefined {
 
 /**
  * A breakpoint on the laptop must not kill the pod: the agent answers liveness and startup by itself, readiness follows the
- * session. Long limits, because a container with little CPU takes its time to start Node.
+ * session. Long limits, because a container with little CPU takes its time to start Node; short periods, because a pod is
+ * ready a whole period after the laptop is.
  */
-export function agentProbe(path: '/live' | '/ready', probePort: number): Json {
-  return {
-    httpGet: { path, port: probePort, scheme: 'HTTP' },
-    timeoutSeconds: 5,
-    periodSeconds: path === '/ready' ? 1 : 10,
-    successThreshold: 1,
-    failureThreshold: path === '/ready' ? 3 : 12,
-  };
+export function agentProbe(probe: 'livenessProbe' | 'startupProbe' | 'readinessProbe', probePort: number): Json {
+  const [path, periodSeconds, failureThreshold] = {
+    livenessProbe: ['/live', 10, 12],
+    startupProbe: ['/live', 1, 120],
+    readinessProbe: ['/ready', 1, 3],
+  }[probe] as [string, number, number];
+  const httpGet = { path, port: probePort, scheme: 'HTTP' };
+  return { httpGet, timeoutSeconds: 5, periodSeconds, successThreshold: 1, failureThreshold };
 }

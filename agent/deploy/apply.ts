@@ -52,7 +52,10 @@ export async function swapIn(cluster: Cluster, target: Target, spec: SwapSpec): 
   const held: HeldWorkload = { kind, namespace, name, apiPath, uid: target.uid, session: spec.session };
   const holder: Holder = { id: spec.session, owner: spec.owner, host: spec.host, since: new Date().toISOString() };
   const { image = AGENT_IMAGE, session, probePort } = spec;
-  const served = [...target.containerPorts.map(({ port }) => port), ...target.servicePorts.map((each) => each.targetPort)];
+  const served = [
+    ...target.containerPorts.map(({ port }) => port),
+    ...target.servicePorts.map((each) => each.targetPort),
+  ];
   const agent = { session, image, probePort, servedPorts: spec.servedPorts ?? served };
   let workload = await readWorkload(cluster, target);
   // Before anything is made: the usual refusals then leave nothing to undo.
@@ -162,7 +165,9 @@ async function patch(cluster: Cluster, { apiPath }: { apiPath: string }, ops: Pa
  */
 async function disown(cluster: Cluster, ref: WorkloadRef): Promise<void> {
   const { metadata } = await readWorkload(cluster, ref);
-  const ours = ((metadata.managedFields ?? []) as Json[]).flatMap(({ manager }, i) => (manager === FIELD_MANAGER ? [i] : []));
+  const ours = ((metadata.managedFields ?? []) as Json[]).flatMap(({ manager }, i) =>
+    manager === FIELD_MANAGER ? [i] : [],
+  );
   if (ours.length === 0) return;
   // From the end, as each removal moves those behind it.
   const removals = ours.toReversed().map((i): PatchOp => ({ op: 'remove', path: `/metadata/managedFields/${i}` }));
@@ -190,7 +195,8 @@ async function unblock(cluster: Cluster, ref: WorkloadRef, blocks: (pod: Json) =
   const path = `/api/v1/namespaces/${ref.namespace}/pods`;
   const pods = await cluster.request('GET', path, { query: { labelSelector: selectorString(workload.spec.selector) } });
   const ours = (pods.items as Json[]).filter(
-    ({ metadata }) => !metadata.deletionTimestamp && metadata.ownerReferences?.some((each: Json) => each.uid === workload.metadata.uid),
+    ({ metadata }) =>
+      !metadata.deletionTimestamp && metadata.ownerReferences?.some((each: Json) => each.uid === workload.metadata.uid),
   );
   await Promise.all(
     ours.filter(blocks).map(async ({ metadata: { name, uid } }) => {
@@ -250,7 +256,10 @@ export type FoundSession = {
 const METADATA_ONLY = 'application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json';
 
 /** All sessions in the cluster's namespace or in all: held workloads, and objects whose session no workload holds. */
-export async function findSessions(cluster: Cluster, options: { allNamespaces?: boolean } = {}): Promise<FoundSession[]> {
+export async function findSessions(
+  cluster: Cluster,
+  options: { allNamespaces?: boolean } = {},
+): Promise<FoundSession[]> {
   const namespace = options.allNamespaces ? undefined : cluster.namespace;
   const list = async (path: string, query?: Query): Promise<Json[]> =>
     (await cluster.request('GET', path, { accept: METADATA_ONLY, query })).items ?? [];
@@ -269,7 +278,9 @@ export async function findSessions(cluster: Cluster, options: { allNamespaces?: 
     }
   }
   const known = new Set(sessions.map(({ namespace: of, id }) => `${of}/${id}`));
-  const labelSelector = Object.entries(MANAGED_BY).map(([key, value]) => `${key}=${value}`).join(',');
+  const labelSelector = Object.entries(MANAGED_BY)
+    .map(([key, value]) => `${key}=${value}`)
+    .join(',');
   const base = `/api/v1/${namespace ? `namespaces/${namespace}/` : ''}`;
   for (const resource of ['configmaps', 'secrets']) {
     // Many may not list Secrets; a session's ConfigMap has the same name.

@@ -10,6 +10,7 @@ import {
   WORKLOAD_KINDS,
   type WorkloadKind,
   type WorkloadRef,
+  workloadName,
   workloadRef,
 } from './workload.ts';
 
@@ -76,13 +77,18 @@ export function parseTarget(text: string): TargetRef {
  * `no-selector`, `no-workload`, `ambiguous-workload`, `ambiguous-container`, `unsupported-workload`, `no-replicas`, and what
  * requests throw.
  */
-export async function findTarget(cluster: Cluster, ref: TargetRef, options: { container?: string } = {}): Promise<Target> {
+export async function findTarget(
+  cluster: Cluster,
+  ref: TargetRef,
+  options: { container?: string } = {},
+): Promise<Target> {
   const { namespace } = cluster;
   const service = ref.kind === 'service' ? await readService(cluster, ref.name) : undefined;
   const { kind, workload } = await workloadBehind(cluster, ref, service);
   assertServable(kind, workload);
   const services = service ? [service] : await servicesOf(cluster, workload);
-  const container = chooseContainer(workload, options.container, services);
+  const name = workloadName({ kind, name: workload.metadata.name });
+  const container = chooseContainer(name, workload, options.container, services);
   return {
     ...workloadRef(kind, namespace, workload.metadata.name),
     uid: workload.metadata.uid,
@@ -123,17 +129,24 @@ async function readService(cluster: Cluster, name: string): Promise<Json> {
     const services = names(await cluster.request('GET', list));
     const same: string[] = [];
     for (const kind of WORKLOAD_KINDS) {
-      if (names(await cluster.request('GET', listPath(kind, cluster.namespace))).includes(name)) same.push(`${kind}/${name}`);
+      if (names(await cluster.request('GET', listPath(kind, cluster.namespace))).includes(name))
+        same.push(`${kind}/${name}`);
     }
     if (same.length === 0) return missing(cluster, 'no Service', name, services);
     return `there is no Service "${name}" in namespace ${cluster.namespace}; there is ${same.join(' and ')}`;
   });
   if (service.spec.type === 'ExternalName') {
     const { externalName } = service.spec;
-    throw new LpkError('no-selector', `Service ${name} is only another name for ${externalName}: there is no pod behind it`);
+    throw new LpkError(
+      'no-selector',
+      `Service ${name} is only another name for ${externalName}: there is no pod behind it`,
+    );
   }
   if (Object.keys(service.spec.selector ?? {}).length === 0) {
-    throw new LpkError('no-selector', `Service ${name} has no selector: it leads to addresses set by hand, not to a workload`);
+    throw new LpkError(
+      'no-selector',
+      `Service ${name} has no selector: it leads to addresses set by hand, not to a workload`,
+    );
   }
   return service;
 }
@@ -157,7 +170,10 @@ async function behindService(cluster: Cluster, service: Json): Promise<Found> {
   if (only && others.length === 0) return only;
   if (only) {
     const all = matching.map(({ kind, workload }) => `${kind}/${workload.metadata.name}`);
-    throw new LpkError('ambiguous-workload', `Service ${name} leads to several workloads: ${all.join(', ')}; name one of them`);
+    throw new LpkError(
+      'ambiguous-workload',
+      `Service ${name} leads to several workloads: ${all.join(', ')}; name one of them`,
+    );
   }
   if (refused) throw refused;
   throw await nothingBehind(cluster, name, selector);
@@ -166,11 +182,17 @@ async function behindService(cluster: Cluster, service: Json): Promise<Found> {
 /** Why no workload is behind a Service: what else its pods belong to. */
 async function nothingBehind(cluster: Cluster, service: string, selector: Record<string, string>): Promise<LpkError> {
   const labelSelector = selectorString({ matchLabels: selector });
-  const pods = await cluster.request('GET', `/api/v1/namespaces/${cluster.namespace}/pods`, { query: { labelSelector } });
+  const pods = await cluster.request('GET', `/api/v1/namespaces/${cluster.namespace}/pods`, {
+    query: { labelSelector },
+  });
   const pod = (pods.items as Json[]).find((each) => !each.metadata.deletionTimestamp);
-  if (!pod) return new LpkError('no-workload', `Service ${service} has no workload and no pods (selector ${labelSelector})`);
+  if (!pod)
+    return new LpkError('no-workload', `Service ${service} has no workload and no pods (selector ${labelSelector})`);
   const owner = await ownerOf(cluster, pod);
-  return new LpkError('unsupported-workload', `Service ${service} leads to pod ${pod.metadata.name}, ${belonging(owner)}`);
+  return new LpkError(
+    'unsupported-workload',
+    `Service ${service} leads to pod ${pod.metadata.name}, ${belonging(owner)}`,
+  );
 }
 
 async function behindPod(cluster: Cluster, name: string): Promise<Found> {
@@ -205,13 +227,17 @@ async function ownerOf(cluster: Cluster, pod: Json): Promise<Owner[]> {
 }
 
 function controllerOf(object: Json): Owner | undefined {
-  return ((object.metadata.ownerReferences ?? []) as (Owner & { controller?: boolean })[]).find((each) => each.controller);
+  return ((object.metadata.ownerReferences ?? []) as (Owner & { controller?: boolean })[]).find(
+    (each) => each.controller,
+  );
 }
 
 function belonging(owner: Owner[]): string {
   const supported = 'lpk serves Deployments, StatefulSets and DaemonSets';
   if (owner.length === 0) return `a bare pod, which no controller would bring back; ${supported}`;
-  const chain = owner.map(({ kind, name, apiVersion }) => `${kind} ${name}${apiVersion.includes('.') ? ` (${apiVersion})` : ''}`);
+  const chain = owner.map(
+    ({ kind, name, apiVersion }) => `${kind} ${name}${apiVersion.includes('.') ? ` (${apiVersion})` : ''}`,
+  );
   return `which belongs to ${chain.join(' of ')}; ${supported}`;
 }
 
@@ -227,11 +253,10 @@ async function servicesOf(cluster: Cluster, workload: Json): Promise<Json[]> {
   );
 }
 
-/** The container to swap: as asked, else the only one, else the one that has a Service's target port. */
-export function chooseContainer(workload: Json, asked: string | undefined, services: Json[]): Json {
+/** The container to swap: as asked, else the only one, else the one that has a Service's target port. `of`: for messages. */
+export function chooseContainer(of: string, workload: Json, asked: string | undefined, services: Json[]): Json {
   const containers = workload.spec.template.spec.containers as Json[];
   const all = containers.map((each) => each.name).join(', ');
-  const of = `${workload.kind ? `${String(workload.kind).toLowerCase()}/` : ''}${workload.metadata.name}`;
   if (asked) {
     const container = containers.find((each) => each.name === asked);
     if (container) return container;

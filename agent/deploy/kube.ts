@@ -71,7 +71,12 @@ export async function openCluster(options: LoginOptions = {}): Promise<Cluster> 
   type Answer = { response: http.IncomingMessage; status: number };
 
   /** One HTTP exchange up to the answer's headers. */
-  async function exchange(method: Method, path: string, options: RequestOptions & { watching?: boolean }, anew = false) {
+  async function exchange(
+    method: Method,
+    path: string,
+    options: RequestOptions & { watching?: boolean },
+    anew = false,
+  ) {
     const credentials = await login.credentials(anew);
     const { headers, agent, ...tls } = credentials;
     const body = options.body === undefined ? undefined : Buffer.from(JSON.stringify(options.body));
@@ -152,7 +157,9 @@ export async function openCluster(options: LoginOptions = {}): Promise<Cluster> 
     try {
       return text === '' ? undefined : JSON.parse(text);
     } catch (cause) {
-      throw new LpkError('cluster-unreachable', `${server} does not answer as a Kubernetes API server: no JSON`, { cause });
+      throw new LpkError('cluster-unreachable', `${server} does not answer as a Kubernetes API server: no JSON`, {
+        cause,
+      });
     }
   }
 
@@ -169,7 +176,9 @@ export async function openCluster(options: LoginOptions = {}): Promise<Cluster> 
     for await (const chunk of response) {
       const lines = (rest + chunk).split('\n');
       rest = lines.pop() as string;
-      const events = lines.filter(Boolean).map((line) => JSON.parse(line) as WatchEvent | { type: 'ERROR'; object: Json });
+      const events = lines
+        .filter(Boolean)
+        .map((line) => JSON.parse(line) as WatchEvent | { type: 'ERROR'; object: Json });
       const failed = events.find((event) => event.type === 'ERROR');
       if (failed) throw statusError(failed.object.code ?? 500, failed.object, { server, user, doing: `watch ${path}` });
       if (events.length > 0) yield events as WatchEvent[];
@@ -209,7 +218,8 @@ export async function openCluster(options: LoginOptions = {}): Promise<Cluster> 
         const code = error instanceof LpkError ? error.code : undefined;
         // 410 Gone reads as not-found: the version is too old to watch from, so the list is read again.
         const gone = code === 'not-found' && asStatus((error as LpkError).cause)?.code === 410;
-        if (!listedOnce || code === 'forbidden' || code === 'unauthorized' || (code === 'not-found' && !gone)) throw error;
+        if (!listedOnce || code === 'forbidden' || code === 'unauthorized' || (code === 'not-found' && !gone))
+          throw error;
         await sleep(backoffMs, undefined, { signal }).catch(() => {});
         backoffMs = Math.min(backoffMs * 2, MAX_BACKOFF_MS);
       }

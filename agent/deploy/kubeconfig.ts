@@ -135,7 +135,9 @@ async function readOne(file: string): Promise<Files | undefined> {
         // `client-node` does not read these two fields of the kubeconfig (v1 `AuthInfo`).
         authProvider:
           entry.authProvider ??
-          (given.tokenFile ? { name: 'tokenFile', config: { tokenFile: absolute(String(given.tokenFile)) } } : undefined),
+          (given.tokenFile
+            ? { name: 'tokenFile', config: { tokenFile: absolute(String(given.tokenFile)) } }
+            : undefined),
         impersonateGroups: given['as-groups'],
       };
     });
@@ -230,7 +232,11 @@ async function applied(config: { applyToHTTPSOptions(options: object): Promise<v
 
 /** client-go always tells a credential plugin which API version it speaks; some plugins refuse to run without. */
 function withClusterInfo(user: User, cluster: ClusterEntry): User {
-  const exec = user.exec as { apiVersion?: string; env?: { name: string; value: string }[]; provideClusterInfo?: boolean };
+  const exec = user.exec as {
+    apiVersion?: string;
+    env?: { name: string; value: string }[];
+    provideClusterInfo?: boolean;
+  };
   const info = {
     apiVersion: exec.apiVersion,
     kind: 'ExecCredential',

@@ -60,7 +60,9 @@ export class PortForward extends Duplex {
       timeout: HANDSHAKE_MS,
     });
     this.#request.on('timeout', () => {
-      this.destroy(new LpkError('cluster-unreachable', `can't reach the cluster at ${named.server}: it does not answer`));
+      this.destroy(
+        new LpkError('cluster-unreachable', `can't reach the cluster at ${named.server}: it does not answer`),
+      );
     });
     this.#request.on('error', (error) => this.destroy(networkError(error, named.server)));
     this.#request.on('response', (response) => {
@@ -89,18 +91,21 @@ export class PortForward extends Duplex {
     socket.setNoDelay(true);
     const reader = new FrameReader(false, {
       message: (first, rest) => this.#receive(first, rest),
-      ping: (payload) => void socket.write(Buffer.concat([websocketHeader(OPCODE.pong, payload.length, true), payload])),
+      ping: (payload) =>
+        void socket.write(Buffer.concat([websocketHeader(OPCODE.pong, payload.length, true), payload])),
       close: () => {
         this.#closed = true;
         this.#sayClose();
       },
-      broken: (_code, reason) => this.destroy(new LpkError('agent-unreachable', `the port-forward is not understood: ${reason}`)),
+      broken: (_code, reason) =>
+        this.destroy(new LpkError('agent-unreachable', `the port-forward is not understood: ${reason}`)),
     });
     reader.maxMessageBytes = MAX_MESSAGE_BYTES;
     socket.on('data', (chunk: Buffer) => reader.read(chunk));
     socket.on('error', (error) => this.destroy(new LpkError('link-lost', oneLine(error), { cause: error })));
     socket.on('close', () => {
-      if (this.#said) this.destroy(new LpkError('agent-unreachable', `the agent can't be reached: ${oneLine(this.#said)}`));
+      if (this.#said)
+        this.destroy(new LpkError('agent-unreachable', `the agent can't be reached: ${oneLine(this.#said)}`));
       else if (this.#closed) this.push(null);
       else this.destroy(new LpkError('link-lost', 'the port-forward broke off'));
     });

@@ -1,6 +1,6 @@
 import { LpkError } from '../wire/errors.ts';
 import type { Cluster, Json } from './kube.ts';
-import { waitsForReady, type WorkloadRef, workloadName } from './workload.ts';
+import { type WorkloadRef, waitsForReady, workloadName } from './workload.ts';
 
 /** What lpk may do in a namespace, asked before anything is changed. */
 
@@ -28,7 +28,7 @@ export function rightsToServe({ kind, name, workload: object }: Servable): Right
 
 /**
  * What a transport asks for. A websocket's upgrade is a GET, so its verb is `get`; for port-forward API servers since 1.35
- * ask for `create` too (kubernetes/kubernetes#134577).
+ * ask for `create` too (feature gate AuthorizePodWebsocketUpgradeCreatePermission).
  */
 export function rightsToReach(transport: Transport): Right[] {
   if (transport === 'proxy') return [{ verb: 'get', resource: 'pods', subresource: 'proxy' }];
@@ -74,7 +74,8 @@ export async function preflight(
     transportsAllowed(cluster),
   ]);
   const reachable = transport === 'auto' ? transports.length > 0 : transports.includes(transport);
-  if (!reachable) missing.push(...(await missingRights(cluster, rightsToReach(transport === 'auto' ? 'proxy' : transport))));
+  if (!reachable)
+    missing.push(...(await missingRights(cluster, rightsToReach(transport === 'auto' ? 'proxy' : transport))));
   if (missing.length > 0) throw forbidden(cluster, target, missing);
   return { transports };
 }

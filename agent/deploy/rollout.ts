@@ -112,7 +112,8 @@ function problemsOf(pod: Json, container: string): Problem[] {
     if (!known) continue;
     const ended = each.lastState?.terminated;
     const last = ended && `last ended with ${ended.reason ?? 'exit code'} (exit code ${ended.exitCode})`;
-    const detail = waiting.reason === 'CrashLoopBackOff' && last ? `${last} ${ended.message ?? ''}` : (waiting.message ?? '');
+    const detail =
+      waiting.reason === 'CrashLoopBackOff' && last ? `${last} ${ended.message ?? ''}` : (waiting.message ?? '');
     const what = `container ${each.name}: ${known.what}`;
     // Another container's trouble is the workload's own, and may well have been there before.
     const fatal = known.fatal && (each.name === container || initContainerStatuses.includes(each));
@@ -173,11 +174,15 @@ export async function waitRollout(cluster: Cluster, ref: WorkloadRef, options: R
       if (now - movedAt > stalledMs && now - askedAt > stalledMs) {
         askedAt = now;
         const refusal = state?.refusal ?? (await refusedPods(cluster, ref));
-        if (refusal) throw new LpkError('rollout-failed', `${workloadName(ref)} can't make its pods: ${oneLine(refusal)}`);
+        if (refusal)
+          throw new LpkError('rollout-failed', `${workloadName(ref)} can't make its pods: ${oneLine(refusal)}`);
       }
       if (now - begunAt > timeoutMs) {
         const waited = `${Math.round(timeoutMs / 1000)} s`;
-        throw new LpkError('rollout-timed-out', `${workloadName(ref)} is not there after ${waited}: ${state?.text ?? 'no answer'}`);
+        throw new LpkError(
+          'rollout-timed-out',
+          `${workloadName(ref)} is not there after ${waited}: ${state?.text ?? 'no answer'}`,
+        );
       }
     }
   } finally {
@@ -200,7 +205,8 @@ export type RolloutState = {
 export function rolloutState(kind: WorkloadKind, { metadata, spec, status = {} }: Json): RolloutState {
   const total: number = kind === 'daemonset' ? (status.desiredNumberScheduled ?? 0) : (spec.replicas ?? 1);
   const waiting = (ready: number, text: string) => ({ done: false, ready, total, text });
-  if (!(status.observedGeneration >= metadata.generation)) return waiting(0, 'waiting for the controller to see the change');
+  if (!(status.observedGeneration >= metadata.generation))
+    return waiting(0, 'waiting for the controller to see the change');
   if (kind === 'daemonset') {
     const { updatedNumberScheduled: updated = 0, numberAvailable: available = 0 } = status;
     if (updated < total) return waiting(updated, `${updated} of ${total} pods replaced`);
@@ -209,7 +215,8 @@ export function rolloutState(kind: WorkloadKind, { metadata, spec, status = {} }
   }
   if (kind === 'statefulset') {
     const { readyReplicas: ready = 0, updatedReplicas: updated = 0, updateRevision, currentRevision } = status;
-    if (updateRevision !== currentRevision && updated < total) return waiting(updated, `${updated} of ${total} pods replaced`);
+    if (updateRevision !== currentRevision && updated < total)
+      return waiting(updated, `${updated} of ${total} pods replaced`);
     if (ready < total) return waiting(ready, `${ready} of ${total} pods ready`);
     if (updateRevision !== currentRevision) return waiting(updated, 'waiting for the last pod to become ready');
     return { done: true, ready: total, total, text: `${total} of ${total} pods ready` };

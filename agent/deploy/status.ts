@@ -41,7 +41,9 @@ export function statusError(httpStatus: number, body: unknown, from: { server: s
   const cause = status ?? body;
   switch (httpStatus) {
     case 401:
-      return new LpkError('unauthorized', `${from.server} does not accept the credentials of user "${from.user}"`, { cause });
+      return new LpkError('unauthorized', `${from.server} does not accept the credentials of user "${from.user}"`, {
+        cause,
+      });
     case 403:
       return new LpkError('forbidden', said, { cause });
     case 404:
@@ -72,9 +74,13 @@ export function networkError(error: unknown, server: string): LpkError {
   if (error instanceof LpkError) return error;
   const code = systemCode(error);
   const said = (code && SAID[code]) || oneLine(error);
-  return new LpkError('cluster-unreachable', `can't reach the cluster at ${server}: ${said}${code ? ` (${code})` : ''}`, {
-    cause: error,
-  });
+  return new LpkError(
+    'cluster-unreachable',
+    `can't reach the cluster at ${server}: ${said}${code ? ` (${code})` : ''}`,
+    {
+      cause: error,
+    },
+  );
 }
 
 /**

@@ -125,7 +125,13 @@ export function planSwap(
     let made = 0;
     if (now === undefined) edit.remove(full);
     else made = edit.set(full, now);
-    changed.push({ in: where, field: path, ...present('was', was), ...present('now', now), ...(made > 0 ? { made } : {}) });
+    changed.push({
+      in: where,
+      field: path,
+      ...present('was', was),
+      ...present('now', now),
+      ...(made > 0 ? { made } : {}),
+    });
   };
   const item = (where: Change['in'], path: string[], now: Json) => {
     const full = [...at[where], ...path];
@@ -146,10 +152,10 @@ export function planSwap(
   field('container', ['imagePullPolicy'], 'IfNotPresent');
   field('container', ['command'], ['/bin/sh', '-c', START_SCRIPT]);
   for (const gone of ['args', 'workingDir', 'lifecycle']) field('container', [gone], undefined);
-  for (const probe of ['livenessProbe', 'startupProbe']) {
-    if (container[probe]) field('container', [probe], agentProbe('/live', agent.probePort));
+  for (const probe of ['livenessProbe', 'startupProbe', 'readinessProbe'] as const) {
+    // Readiness always: without a probe of its own too, a pod must not be called while no laptop is there to answer.
+    if (container[probe] || probe === 'readinessProbe') field('container', [probe], agentProbe(probe, agent.probePort));
   }
-  field('container', ['readinessProbe'], agentProbe('/ready', agent.probePort));
   item('container', ['volumeMounts'], { name: AGENT_VOLUME, readOnly: true, mountPath: AGENT_MOUNT });
   item('pod', ['volumes'], agentVolume(agent.session));
   if (agent.servedPorts.some((port) => port < PRIVILEGED_BELOW) && !pod.hostNetwork) {

@@ -64,7 +64,9 @@ export function assertServable(kind: WorkloadKind, workload: Json): void {
   if (pod.os?.name === 'windows' || pod.nodeSelector?.['kubernetes.io/os'] === 'windows') {
     throw unsupported('runs on Windows nodes; the agent is a Linux container');
   }
-  if (replicasOf(kind, workload) === 0) {
+  // A DaemonSet that is only just made has not been counted yet.
+  const counted = kind !== 'daemonset' || workload.status?.observedGeneration >= 1;
+  if (counted && replicasOf(kind, workload) === 0) {
     const why = kind === 'daemonset' ? 'no node wants a pod of it' : 'it is scaled to 0';
     throw new LpkError('no-replicas', `${name} has no pods: ${why}`);
   }

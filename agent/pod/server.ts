@@ -1,12 +1,13 @@
 import http from 'node:http';
 import type net from 'node:net';
 import type { Duplex } from 'node:stream';
-import { acceptWebSocket, type Carrier } from '../wire/carrier.ts';
+import { acceptWebSocket } from '../wire/carrier.ts';
+import { LpkError } from '../wire/errors.ts';
 import { proveAsAgent, type Resume } from '../wire/handshake.ts';
-import { CLOSE, TIMES } from '../wire/protocol.ts';
+import { KEY_BYTES, TIMES, type Times } from '../wire/protocol.ts';
 import { Session } from '../wire/session.ts';
+import { Unproven } from './unproven.ts';
 
-/** Connections that have proven nothing yet. The oldest makes room, so a flood can't keep the laptop out. */
 const MAX_UNPROVEN = 256;
 
 export type ServerOptions = {
@@ -18,6 +19,7 @@ export type ServerOptions = {
   holdMs: number;
   /** A laptop started a new session; the earlier one has ended. */
   onSession: (session: Session) => void;
+  times?: Times;
 };
 
 export type TunnelServer = {
@@ -28,54 +30,52 @@ export type TunnelServer = {
   close(): Promise<void>;
 };
 
-/** Takes a laptop's websockets, lets it prove the key, and gives it its session back. Rejects with Node's listen error. */
+/**
+ * Takes a laptop's websockets, lets it prove the key, and gives it its session back. Rejects with Node's listen error, or
+ * LpkError `internal` for a key of another length.
+ */
 export async function startServer(options: ServerOptions): Promise<TunnelServer> {
-  const unproven = new Set<Duplex>();
+  const { times = TIMES } = options;
+  if (options.key.length !== KEY_BYTES) throw new LpkError('internal', `the key has ${options.key.length} bytes`);
+  const unproven = new Unproven(MAX_UNPROVEN);
+  let websockets = 0;
+  let newestProven = 0;
   let current: { id: Buffer; session: Session; holdTimer: NodeJS.Timeout | undefined } | undefined;
 
-  const http1 = http.createServer({ headersTimeout: TIMES.handshakeMs, requestTimeout: TIMES.handshakeMs }, (_request, response) => {
+  const http1 = http.createServer({ headersTimeout: times.handshakeMs, requestTimeout: times.handshakeMs }, (_request, response) => {
     response.writeHead(404).end();
   });
   http1.maxHeadersCount = 100;
   http1.on('connection', (socket: net.Socket) => {
     socket.setNoDelay(true);
     socket.on('error', () => {});
-    unproven.add(socket);
-    const timer = setTimeout(() => unproven.has(socket) && socket.destroy(), TIMES.handshakeMs);
-    socket.once('close', () => {
-      clearTimeout(timer);
-      unproven.delete(socket);
-    });
-    if (unproven.size > MAX_UNPROVEN) {
-      const [oldest] = unproven;
-      unproven.delete(oldest as Duplex);
-      oldest?.destroy();
-    }
+    unproven.add(socket, times.handshakeMs);
   });
   http1.on('upgrade', (request, socket: Duplex, head) => {
     const carrier = acceptWebSocket(request, socket, head);
-    carrier?.once('open', () => {
-      proveAsAgent(
-        carrier,
-        options.key,
-        (resume) => {
-          unproven.delete(socket);
-          return welcome(resume);
-        },
-        (resume) => attach(carrier, resume),
-      );
-    });
+    const turn = ++websockets;
+    let resumeFrom = 0;
+    const proven = (resume: Resume) => {
+      // A laptop opens several websockets when the network hangs. One that it gave up may deliver its proof late, and must
+      // not take the session from the one it took.
+      if (turn < newestProven) return undefined;
+      newestProven = turn;
+      unproven.release(socket as net.Socket);
+      const session = resume.resuming ? known(resume) : undefined;
+      if (session) resumeFrom = resume.received;
+      else begin(resume.sessionId);
+      return { peerReceived: session?.link.received ?? 0, resumed: session !== undefined, holdMs: options.holdMs };
+    };
+    carrier?.once('open', () => proveAsAgent(carrier, options.key, proven, () => current?.session.attach(carrier, resumeFrom), times.handshakeMs));
   });
 
-  function welcome({ sessionId, resuming }: Resume) {
-    const resumed = resuming && current !== undefined && current.id.equals(sessionId) && !current.session.ended;
-    if (!resumed) begin(sessionId);
-    return { peerReceived: resumed ? (current?.session.link.received ?? 0) : 0, resumed, holdMs: options.holdMs };
+  function known({ sessionId, received }: Resume): Session | undefined {
+    return current?.id.equals(sessionId) && current.session.link.canResume(received) ? current.session : undefined;
   }
 
   function begin(id: Buffer): void {
     current?.session.close('session-ended', 'a newer session took over');
-    const session = new Session('agent');
+    const session = new Session('agent', times);
     const entry = { id, session, holdTimer: undefined as NodeJS.Timeout | undefined };
     current = entry;
     session.on('down', () => {
@@ -87,14 +87,6 @@ export async function startServer(options: ServerOptions): Promise<TunnelServer>
       if (current === entry) current = undefined;
     });
     options.onSession(session);
-  }
-
-  function attach(carrier: Carrier, resume: Resume): void {
-    try {
-      current?.session.attach(carrier, resume.resuming ? resume.received : 0);
-    } catch {
-      carrier.close(CLOSE.protocol);
-    }
   }
 
   await new Promise<void>((resolve, reject) => {
@@ -110,7 +102,7 @@ export async function startServer(options: ServerOptions): Promise<TunnelServer>
       await new Promise<void>((resolve) => {
         http1.close(() => resolve());
         http1.closeAllConnections();
-        for (const socket of unproven) socket.destroy();
+        unproven.destroyAll();
       });
     },
   };

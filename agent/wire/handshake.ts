@@ -117,13 +117,13 @@ export function proveAsLaptop(
 }
 
 /**
- * The agent's side, on an open websocket. `proven` runs in the same turn as a valid proof and returns what WELCOME says;
- * `attach` then may read frames. Anything else ends the websocket, with nothing said but a close code.
+ * The agent's side, on an open websocket. `proven` runs in the same turn as a valid proof and returns what WELCOME says,
+ * or undefined to decline; `attach` then may read frames. Anything else ends the websocket, with nothing said but a close code.
  */
 export function proveAsAgent(
   carrier: Carrier,
   key: Buffer,
-  proven: (resume: Resume) => Omit<Welcome, 'rttMs'>,
+  proven: (resume: Resume) => Omit<Welcome, 'rttMs'> | undefined,
   attach: (resume: Resume) => void,
   handshakeMs: number = TIMES.handshakeMs,
 ): void {
@@ -151,6 +151,7 @@ export function proveAsAgent(
       resuming: fields[PROOF_FIELDS - 1] === 1,
     };
     const welcome = proven(resume);
+    if (!welcome) return carrier.close(CLOSE.replaced);
     const answer = Buffer.alloc(WELCOME_FIELDS);
     answer[0] = WELCOME;
     answer.writeUIntBE(welcome.peerReceived, 1, 6);

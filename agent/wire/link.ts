@@ -105,13 +105,18 @@ export class Link extends EventEmitter<LinkEvents> {
     this.#minRttMs = Math.min(this.#minRttMs, ms);
   }
 
+  /** Whether a peer that has `received` of our numbered frames can go on from there. */
+  canResume(received: number): boolean {
+    return !this.#closed && received >= this.#acked && received <= this.#sent;
+  }
+
   /**
    * Continues on a proven websocket. `peerReceived`: how many of our numbered frames the peer has. Throws LpkError
    * `protocol` when that can't be true.
    */
   attach(carrier: Carrier, peerReceived: number): void {
     if (this.#closed) throw new LpkError('session-ended', 'the session has ended');
-    if (peerReceived < this.#acked || peerReceived > this.#sent) {
+    if (!this.canResume(peerReceived)) {
       throw new LpkError('protocol', `the peer claims ${peerReceived} frames; ${this.#acked} to ${this.#sent} are possible`);
     }
     this.#drop('replaced by a newer connection', CLOSE.replaced);

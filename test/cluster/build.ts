@@ -38,16 +38,12 @@ function sources(name: string): Record<string, string> {
 
 /** The sources for a version that isn't pinned here. The module proxy's checksum database vouches for them. */
 async function otherVersion(version: string): Promise<Record<string, string>> {
-  const main = { 'main.go': sources('kube')['main.go']! };
-  const file = path.join(cache, `kube-v${version}.mod`);
-  if (!fs.existsSync(file)) {
-    const hint = 'name a version that is among `go list -m -versions k8s.io/kubernetes`';
-    const args = ['mod', 'download', '-json', `k8s.io/kubernetes@v${version}`];
-    const found: { GoMod: string } = JSON.parse(await go(args, { hint }));
-    fs.mkdirSync(cache, { recursive: true, mode: 0o700 });
-    fs.writeFileSync(file, kubeModule(version, fs.readFileSync(found.GoMod, 'utf8')));
-  }
-  return { ...main, 'go.mod': fs.readFileSync(file, 'utf8') };
+  const hint = 'name a version that is among `go list -m -versions k8s.io/kubernetes`';
+  const { GoMod }: { GoMod: string } = JSON.parse(
+    await go(['mod', 'download', '-json', `k8s.io/kubernetes@v${version}`], { hint }),
+  );
+  const own = fs.readFileSync(GoMod, 'utf8');
+  return { 'main.go': sources('kube')['main.go']!, 'go.mod': kubeModule(version, own) };
 }
 
 /**

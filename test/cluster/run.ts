@@ -45,7 +45,9 @@ export async function run(program: string, args: string[], options: Options = {}
   child.stdin?.on('error', () => {}); // it may end without having read all
   child.stdin?.end(input);
   const failed = await new Promise<string | undefined>((resolve) => {
-    child.once('error', (error) => resolve(error.message));
+    child.once('error', (error) => {
+      if (child.pid === undefined) resolve(error.message); // otherwise it still ends
+    });
     child.once('close', (code, signal) =>
       resolve(code === 0 ? undefined : signal ? `ended by ${signal}` : `exit ${code}`),
     );

@@ -78,7 +78,7 @@ async function startCluster(facts: Facts, archive: string): Promise<void> {
   }
   writePrivate(factsFile, JSON.stringify(facts));
   writeSettings();
-  if (process.env.T) console.error(Date.now()%1000000, 'cred');await makeCredentials(); if (process.env.T) console.error(Date.now()%1000000, 'credend');
+  await makeCredentials();
   const pid = await startNode(facts.kube);
   const begin = (name: string) => startInNode(pid, name, pieces[name]!);
   const wait = waiter(pid);
@@ -89,12 +89,13 @@ async function startCluster(facts: Facts, archive: string): Promise<void> {
   await wait('containerd', 'containerd answers', () => succeeds('nsenter', [...enter(pid), 'ctr', 'version']));
   await importImages(pid, archive);
   await wait('kube-apiserver', 'the API server answers', () => get('/livez/ping'));
-  for (const name of ['kubelet', 'kube-proxy']) begin(name);
+  begin('kubelet');
   await wait('kube-apiserver', 'the API server is ready', () => get('/readyz'));
-  // These give up when the roles they act in are not there yet.
-  for (const name of ['kube-controller-manager', 'kube-scheduler']) begin(name);
+  begin('kube-controller-manager'); // it gives up when its role isn't there yet
+  begin('kube-scheduler');
   for (const { path, object } of corednsObjects) await create(path, object);
   await wait('kubelet', 'the node is ready', nodeIsReady);
+  begin('kube-proxy'); // it would wait for the node in steps of seconds
   await wait('kube-controller-manager', 'pods have a service account', defaultAccount);
   await wait('kubelet', 'CoreDNS is available', corednsIsAvailable);
   await wait('kube-proxy', 'a Service answers', () => dnsAnswers(pid));
@@ -105,7 +106,6 @@ function waiter(pid: number) {
   const seen = new Set<string>();
   return (name: string, what: string, check: () => Promise<unknown>) => {
     const hint = `see ${logOf(name)}`;
-    if (process.env.T) console.error(Date.now()%1000000, what);
     return until(what, { timeoutMs: READY_MS, hint }, async () => {
       interruption.throwIfAborted();
       const now = running(pid);

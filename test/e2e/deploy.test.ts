@@ -1,12 +1,14 @@
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, before, describe, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { agentPorts, newSessionId, SAVED_VARIABLES } from '../../agent/deploy/agent-container.ts';
 import {
+  type FoundSession,
   findSessions,
   forgetHistory,
   type HeldWorkload,
@@ -22,7 +24,7 @@ import { preflight, transportsAllowed } from '../../agent/deploy/preflight.ts';
 import { type Reach, reachError, throughPortForward, throughProxy } from '../../agent/deploy/reach.ts';
 import { type PodEvent, waitRollout, watchPods } from '../../agent/deploy/rollout.ts';
 import type { Carrier } from '../../agent/wire/carrier.ts';
-import { LpkError } from '../../agent/wire/errors.ts';
+import type { LpkError } from '../../agent/wire/errors.ts';
 import { clusterUp, kubectl, userKubeconfig } from '../cluster/cluster.ts';
 
 /** Finding, swapping, reaching and restoring, on the real cluster, with `stand-in-agent.ts` in the agent's place. */
@@ -47,6 +49,7 @@ before(async () => {
 });
 
 after(async () => {
+  for (const each of laptops) each.abort();
   cluster?.close();
   rmSync(dir, { recursive: true });
   await kubectl(['delete', 'namespace', namespace, restricted, '--wait=false', '--ignore-not-found']);
@@ -55,7 +58,11 @@ after(async () => {
 type Kind = 'Deployment' | 'StatefulSet' | 'DaemonSet';
 
 /** A workload of one busybox container that sleeps, with whatever is given put over it. */
-function workload(kind: Kind, name: string, { container = {}, pod = {}, spec = {} }: Record<string, object> = {}): Json {
+function workload(
+  kind: Kind,
+  name: string,
+  { container = {}, pod = {}, spec = {} }: Record<string, object> = {},
+): Json {
   return {
     apiVersion: 'apps/v1',
     kind,
@@ -113,16 +120,24 @@ function specFor(target: Target, given: Partial<SwapSpec> = {}): SwapSpec {
 
 type Way = (on: Cluster, of: string, pod: string, port: number) => Reach;
 
+const laptops = new Set<AbortController>();
+
 /** Plays the laptop: keeps a websocket to every pod of a session, so that it gets ready. */
 function serve(target: Target, { session, port }: SwapSpec, way: Way, on = cluster) {
   const stop = new AbortController();
+  laptops.add(stop);
   const events: PodEvent[] = [];
   const carriers = new Map<string, Carrier>();
   const dial = async (pod: string, uid: string): Promise<void> => {
     while (!stop.signal.aborted) {
       const carrier = await way(on, target.namespace, pod, port)();
-      const opened = await Promise.race([once(carrier, 'open'), once(carrier, 'close').then(() => undefined)]).catch(() => undefined);
-      if (!opened) continue;
+      const opened = await Promise.race([once(carrier, 'open'), once(carrier, 'close').then(() => undefined)]).catch(
+        () => undefined,
+      );
+      if (!opened) {
+        await sleep(100);
+        continue;
+      }
       carrier.on('error', () => {});
       carriers.set(uid, carrier);
       return;
@@ -158,7 +173,8 @@ async function leftOf(session: string, ref: Target | HeldWorkload, on = cluster)
   for (const list of paths) {
     for (const item of (await on.request('GET', list)).items as Json[]) {
       const ending = item.metadata.deletionTimestamp !== undefined;
-      if (!ending && JSON.stringify(item).includes(session)) left.push(`${list.split('/').at(-1)}/${item.metadata.name}`);
+      if (!ending && JSON.stringify(item).includes(session))
+        left.push(`${list.split('/').at(-1)}/${item.metadata.name}`);
     }
   }
   if (JSON.stringify(await read(ref)).includes('lpk')) left.push(`${ref.kind}/${ref.name}`);
@@ -249,7 +265,9 @@ describe('finding', () => {
   });
 
   test('so does a pod, and a workload has the ports of all its Services', async () => {
-    const pods = await cluster.request('GET', `/api/v1/namespaces/${namespace}/pods`, { query: { labelSelector: 'app=web' } });
+    const pods = await cluster.request('GET', `/api/v1/namespaces/${namespace}/pods`, {
+      query: { labelSelector: 'app=web' },
+    });
     const byPod = await find(`pod/${pods.items[0].metadata.name}`, 'app');
     assert.deepEqual([byPod.kind, byPod.name, byPod.service], ['deployment', 'web', undefined]);
     const side = await find('deploy/web', 'side');
@@ -265,7 +283,7 @@ describe('finding', () => {
       ['db', 'no-replicas', /statefulset\/db has no pods/],
       ['bare', 'unsupported-workload', /leads to pod bare, a bare pod/],
       ['pod/bare', 'unsupported-workload', /a bare pod/],
-      ['job', 'unsupported-workload', /belongs to Job job \(?/],
+      ['job', 'unsupported-workload', /belongs to Job job; lpk serves Deployments/],
       ['alone', 'unsupported-workload', /belongs to ReplicaSet alone/],
       ['web-all', 'ambiguous-container', /deployment\/web.*app, side/],
       ['wep', 'not-found', /no Service "wep" in namespace dep-.*; there is web$/],
@@ -293,7 +311,7 @@ describe('serving', () => {
   ];
   for (const [kind, spec, transport, way] of shapes) {
     test(`a ${kind} by ${transport}: swapped, ready, restored to what it was`, async () => {
-      const probe = { exec: { command: ['true'] } };
+      const probe = { exec: { command: ['true'] }, periodSeconds: 1 };
       const container = {
         args: ['100'],
         workingDir: '/tmp',
@@ -347,15 +365,16 @@ describe('serving', () => {
     await kubectl(['set', 'env', '-n', namespace, 'deployment/edited', 'B=2']);
     await kubectl(['scale', '-n', namespace, 'deployment/edited', '--replicas=2']);
     await kubectl(['label', '-n', namespace, 'deployment/edited', 'team=blue']);
-    const { metadata, spec } = await (async () => {
-      await restored(held);
-      return await read(target);
-    })();
+    await restored(held);
+    const { metadata, spec } = await read(target);
     assert.notDeepEqual(spec, original);
     assert.equal(metadata.labels.team, 'blue');
     assert.equal(spec.replicas, 2);
     const [container] = spec.template.spec.containers;
-    assert.deepEqual(container.env, [{ name: 'A', value: '1' }, { name: 'B', value: '2' }]);
+    assert.deepEqual(container.env, [
+      { name: 'A', value: '1' },
+      { name: 'B', value: '2' },
+    ]);
     assert.deepEqual([container.image, container.command], ['busybox:1', ['sleep', '100000']]);
     assert.deepEqual(await leftOf(given.session, target), []);
     object.spec.template.spec.containers[0].image = 'busybox:1.0';
@@ -372,9 +391,21 @@ describe('serving', () => {
     for (const [i, result] of results.entries()) {
       if (result.status === 'fulfilled') continue;
       assert.equal(result.reason.code, 'already-held');
-      assert.match(result.reason.message, new RegExp(`deployment/contested is already held by ${specs[winner]?.owner} on laptop since `));
+      assert.match(
+        result.reason.message,
+        new RegExp(`deployment/contested is already held by ${specs[winner]?.owner} on laptop since `),
+      );
       const { session } = specs[i] as SwapSpec;
-      const objects = await kubectl(['get', '-n', namespace, 'configmaps,secrets', '-l', `lpk.dev/session=${session}`, '-o', 'name']);
+      const objects = await kubectl([
+        'get',
+        '-n',
+        namespace,
+        'configmaps,secrets',
+        '-l',
+        `lpk.dev/session=${session}`,
+        '-o',
+        'name',
+      ]);
       assert.equal(objects, '');
       assert.equal((await restore(cluster, { ...target, session })).workload, 'held-by-another');
     }
@@ -397,7 +428,10 @@ describe('serving', () => {
       break;
     }
     const waiting = waitRollout(cluster, target, { signal: patience(), timeoutMs: 1_000 });
-    await assert.rejects(waiting, { code: 'rollout-timed-out', message: /deployment\/unpullable is not there after 1 s: / });
+    await assert.rejects(waiting, {
+      code: 'rollout-timed-out',
+      message: /deployment\/unpullable is not there after 1 s: /,
+    });
     await restored(held);
     assert.deepEqual(await leftOf(given.session, target), []);
   });
@@ -408,9 +442,8 @@ describe('serving', () => {
       spec: { replicas: 2, serviceName: 'x' },
     });
     await cluster.request('POST', `/apis/apps/v1/namespaces/${namespace}/statefulsets`, { body: broken });
-    await kubectl(['wait', '-n', namespace, '--for=jsonpath={.status.phase}=Running', '--timeout=60s', 'pod/broken-0'], {}).catch(
-      async () => await kubectl(['wait', '-n', namespace, '--for=jsonpath={.status.phase}=Running', '--timeout=60s', 'pod/broken-0']),
-    );
+    await kubectl(['wait', '-n', namespace, '--for=create', '--timeout=60s', 'pod/broken-0']);
+    await kubectl(['wait', '-n', namespace, '--for=jsonpath={.status.phase}=Running', '--timeout=60s', 'pod/broken-0']);
     const target = await find('sts/broken');
     const given = specFor(target);
     const held = await swapIn(cluster, target, given);
@@ -430,7 +463,16 @@ describe('serving', () => {
     const held = await swapIn(cluster, target, given);
     await kubectl(['delete', '-n', namespace, 'deployment/doomed', '--cascade=orphan']);
     assert.equal((await restore(cluster, held)).workload, 'gone');
-    const objects = await kubectl(['get', '-n', namespace, 'configmaps,secrets', '-l', `lpk.dev/session=${given.session}`, '-o', 'name']);
+    const objects = await kubectl([
+      'get',
+      '-n',
+      namespace,
+      'configmaps,secrets',
+      '-l',
+      `lpk.dev/session=${given.session}`,
+      '-o',
+      'name',
+    ]);
     assert.equal(objects, '');
     const gone = swapIn(cluster, target, specFor(target));
     await assert.rejects(gone, { code: 'not-found', message: /deployments\.apps "doomed" not found/ });
@@ -442,13 +484,18 @@ describe('serving', () => {
     const given = specFor(target);
     const held = await swapIn(cluster, target, given);
     const orphan = newSessionId();
-    const metadata = { name: `lpk-${orphan}`, labels: { 'app.kubernetes.io/managed-by': 'lpk', 'lpk.dev/session': orphan } };
+    const metadata = {
+      name: `lpk-${orphan}`,
+      labels: { 'app.kubernetes.io/managed-by': 'lpk', 'lpk.dev/session': orphan },
+    };
     await apply({ apiVersion: 'v1', kind: 'Secret', metadata });
     for (const allNamespaces of [false, true]) {
       const found = (await findSessions(cluster, { allNamespaces })).filter((each) => each.namespace === namespace);
       const mine = found.find(({ id }) => id === given.session);
       assert.deepEqual([mine?.workload?.apiPath, mine?.record?.owner], [target.apiPath, 'alice']);
-      assert.deepEqual(found.find(({ id }) => id === orphan), { id: orphan, namespace });
+      const { createdAt, ...left } = found.find(({ id }) => id === orphan) as FoundSession;
+      assert.deepEqual(left, { id: orphan, namespace });
+      assert.ok(Date.now() - Date.parse(createdAt ?? '') < 60_000, `made at ${createdAt}`);
     }
     await removeOrphan(cluster, { id: orphan, namespace });
     const { workload: ref } = (await findSessions(cluster)).find(({ id }) => id === held.session) ?? {};
@@ -465,12 +512,16 @@ describe('in the pod', () => {
   }
 
   test('the agent starts whatever environment the process was given, and finds it again', async () => {
-    const values: Record<string, string> = Object.fromEntries(SAVED_VARIABLES.map((name) => [name, `/no/such "${name}" $x`]));
+    const values: Record<string, string> = Object.fromEntries(
+      SAVED_VARIABLES.map((name) => [name, `/no/such "${name}" $x`]),
+    );
     values.NODE_OPTIONS = '--require /no/such.js';
     values.PATH = '/app/bin';
     values.PLAIN = 'a b';
     const env = Object.entries(values).map(([name, value]) => ({ name, value }));
-    const target = await deployed(workload('Deployment', 'hostile', { container: { env, command: ['/bin/sleep', '10000'] } }));
+    const target = await deployed(
+      workload('Deployment', 'hostile', { container: { env, command: ['/bin/sleep', '10000'] } }),
+    );
     const given = specFor(target);
     const held = await swapIn(cluster, target, given);
     const laptop = serve(target, given, throughProxy);
@@ -490,7 +541,11 @@ describe('in the pod', () => {
     const on = await openCluster({ kubeconfig: (await clusterUp()).kubeconfig, namespace: restricted });
     const container = {
       ports: [{ containerPort: 80 }],
-      securityContext: { allowPrivilegeEscalation: false, capabilities: { drop: ['ALL'] }, readOnlyRootFilesystem: true },
+      securityContext: {
+        allowPrivilegeEscalation: false,
+        capabilities: { drop: ['ALL'] },
+        readOnlyRootFilesystem: true,
+      },
     };
     const pod = { securityContext: { runAsNonRoot: true, seccompProfile: { type: 'RuntimeDefault' } } };
     // busybox's user is root, so as it is it can't run; the agent must.
@@ -521,7 +576,10 @@ describe('refused', () => {
       const given = specFor(target);
       const held = await swapIn(cluster, target, given);
       const waiting = waitRollout(cluster, target, { signal: patience(), stalledMs: 1_500 });
-      const expected = { code: 'rollout-failed', message: new RegExp(`^${kind.toLowerCase()}/${name} can't make its pods: .*exceeded quota`) };
+      const expected = {
+        code: 'rollout-failed',
+        message: new RegExp(`^${kind.toLowerCase()}/${name} can't make its pods: .*exceeded quota`),
+      };
       await assert.rejects(waiting, expected);
       await kubectl(['delete', '-n', namespace, 'resourcequota', name]);
       assert.equal((await restore(cluster, held)).workload, 'restored');
@@ -583,7 +641,10 @@ describe('refused', () => {
     assert.equal(reachError(refused, dev.server).code, 'forbidden');
     await laptop.end();
     await restored(held, dev);
-    assert.deepEqual((await leftOf(given.session, target)).filter((each) => !each.startsWith('replicasets/')), []);
+    assert.deepEqual(
+      (await leftOf(given.session, target)).filter((each) => !each.startsWith('replicasets/')),
+      [],
+    );
     dev.close();
   });
 
@@ -592,7 +653,10 @@ describe('refused', () => {
     const query = { labelSelector: target.selector };
     const [pod] = (await cluster.request('GET', `/api/v1/namespaces/${namespace}/pods`, { query })).items;
     for (const way of [throughProxy, throughPortForward]) {
-      for (const [name, code] of [[pod.metadata.name, 'agent-unreachable'], ['no-such-pod', 'not-found']]) {
+      for (const [name, code] of [
+        [pod.metadata.name, 'agent-unreachable'],
+        ['no-such-pod', 'not-found'],
+      ]) {
         const carrier = await way(cluster, namespace, name, 47601)();
         const error = reachError((await once(carrier, 'error'))[0], cluster.server);
         assert.equal(error.code, code, `${way.name} ${name}: ${error.message}`);
@@ -606,22 +670,30 @@ describe('refused', () => {
     const other = async (change: (config: Json) => void): Promise<Cluster> => {
       const config = structuredClone(admin);
       change(config);
-      const { writeFile } = await import('node:fs/promises');
       const file = path.join(dir, 'other');
-      await writeFile(file, JSON.stringify(config));
+      writeFileSync(file, JSON.stringify(config));
       return await openCluster({ kubeconfig: file, namespace });
     };
     const unknown = await other(({ users }) => {
       users[0].user = { token: 'nonsense' };
     });
-    await assert.rejects(unknown.request('GET', '/api/v1/pods'), { code: 'unauthorized', message: /does not accept the credentials/ });
+    await assert.rejects(unknown.request('GET', '/api/v1/pods'), {
+      code: 'unauthorized',
+      message: /does not accept the credentials/,
+    });
     const untrusted = await other(({ clusters }) => {
       delete clusters[0].cluster['certificate-authority-data'];
     });
-    await assert.rejects(untrusted.request('GET', '/api'), { code: 'cluster-unreachable', message: /https:\/\/.*certificate/ });
+    await assert.rejects(untrusted.request('GET', '/api'), {
+      code: 'cluster-unreachable',
+      message: /https:\/\/.*certificate/,
+    });
     const absent = await other(({ clusters }) => {
       clusters[0].cluster.server = 'https://lpk.invalid:6443';
     });
-    await assert.rejects(absent.request('GET', '/api'), { code: 'cluster-unreachable', message: /lpk\.invalid:6443: the name/ });
+    await assert.rejects(absent.request('GET', '/api'), {
+      code: 'cluster-unreachable',
+      message: /lpk\.invalid:6443: the name/,
+    });
   });
 });

@@ -9,7 +9,7 @@ import { Lpk } from './lpk.ts';
 
 /** A namespace of the real cluster with workloads in it, and a pod that calls others, as a cluster's own programs would. */
 
-const PATIENCE_MS = 60_000;
+const PATIENCE_MS = 90_000;
 const POLL_MS = 50;
 
 /** What came of a pod's call. `connected` with an error: taken, then broken off. */
@@ -19,11 +19,11 @@ export type Call = {
   host: string;
   port: number;
   send?: Buffer | string;
-  /** When the caller speaks and half-closes: at once, or when the other end has finished. */
-  speaks?: 'first' | 'last';
+  /** `first`: speaks and half-closes at once. `last`: when the other end has finished. `only`: at once, and never closes. */
+  speaks?: 'first' | 'last' | 'only';
 };
 
-/** Connects, says its piece, half-closes, and tells what it got until the other end closed. */
+/** Connects, says its piece, and tells what it got until the other end closed. */
 const CALLER = `
 import http from 'node:http';
 import net from 'node:net';
@@ -35,11 +35,15 @@ http.createServer(async (request, response) => {
   const socket = net.connect({ host, port, allowHalfOpen: true });
   const received = [];
   let connected = false;
-  const speak = () => socket.end(Buffer.from(send, 'base64'));
+  const piece = Buffer.from(send, 'base64');
   socket.setTimeout(5000, () => socket.destroy(Object.assign(new Error(), { code: 'HANGS' })));
-  socket.on('connect', () => { connected = true; if (speaks === 'first') speak(); });
+  socket.on('connect', () => {
+    connected = true;
+    if (speaks === 'first') socket.end(piece);
+    if (speaks === 'only') socket.write(piece);
+  });
   socket.on('data', (chunk) => received.push(chunk));
-  socket.on('end', () => { if (speaks === 'last') speak(); });
+  socket.on('end', () => socket.end(speaks === 'last' ? piece : undefined));
   socket.on('error', (error) => answer({ error: error.code, connected }));
   socket.on('close', () => answer({ received: Buffer.concat(received).toString('base64') }));
 }).listen(8080);
@@ -121,6 +125,12 @@ export class Shop {
     return error ? { error, connected } : { received: Buffer.from(received, 'base64') };
   }
 
+  /** A pod's call over HTTP: the whole answer. */
+  async callHttp(host: string, port: number, headers: Record<string, string> = {}): Promise<Answer> {
+    const lines = Object.entries({ Host: host, Connection: 'close', ...headers }).map(([name, value]) => `${name}: ${value}\r\n`);
+    return await this.call({ host, port, send: `GET / HTTP/1.1\r\n${lines.join('')}\r\n`, speaks: 'only' });
+  }
+
   /** `pods/caller`, `services/web`, `configmaps`… */
   async get(what: string, query?: Record<string, string>): Promise<Json> {
     return await this.cluster.request('GET', `/api/v1/namespaces/${this.namespace}/${what}`, { query });
@@ -154,25 +164,25 @@ export class Shop {
     await waitRollout(this.cluster, this.#ref(name), { signal: AbortSignal.timeout(PATIENCE_MS) });
   }
 
-  /** Everything in the namespace that still names lpk, the workload's own metadata and its history included. */
+  /** What of a session on this workload is still there: its objects, agents, history, the workload's own metadata included. */
   async leftOf(name: string): Promise<string[]> {
+    const { kind, name: bare } = this.#ref(name);
     const left: string[] = [];
-    const ofApp = { labelSelector: `app=${name.split('/')[1]}` };
-    const lists: [string, Record<string, string>?][] = [
-      ['/api/v1/', { labelSelector: 'app.kubernetes.io/managed-by=lpk' }],
-    ].flatMap(() => []);
-    void lists;
     for (const resource of ['configmaps', 'secrets']) {
       for (const { metadata } of (await this.get(resource)).items as Json[]) {
-        const ours = metadata.ownerReferences?.some((owner: Json) => owner.name === name.split('/')[1]);
-        if (ours && metadata.name.startsWith('lpk-')) left.push(`${resource}/${metadata.name}`);
+        const ours = metadata.ownerReferences?.some((owner: Json) => owner.name === bare);
+        if (ours) left.push(`${resource}/${metadata.name}`);
       }
     }
-    for (const { metadata, spec } of (await this.get('pods', ofApp)).items as Json[]) {
-      if (JSON.stringify(spec).includes('lpk')) left.push(`pods/${metadata.name}`);
+    const history = kind === 'deployment' ? 'replicasets' : 'controllerrevisions';
+    const path = `/apis/apps/v1/namespaces/${this.namespace}/${history}`;
+    const query = { labelSelector: `app=${bare}` };
+    const revisions = (await this.cluster.request('GET', path, { query })).items as Json[];
+    for (const each of [...(await this.get('pods', query)).items, ...revisions] as Json[]) {
+      if (JSON.stringify(each).includes('lpk')) left.push(`${each.kind ?? 'a pod or revision'} ${each.metadata.name}`);
     }
-    const workload = await this.workload(name).catch(() => undefined);
-    if (JSON.stringify(workload ?? '').includes('lpk')) left.push(`${name}: ${whereIs('lpk', workload).join(', ')}`);
+    const [found] = JSON.stringify(await this.workload(name).catch(() => '')).match(/.{0,60}lpk.{0,60}/) ?? [];
+    if (found) left.push(`${name}: ${found}`);
     return left;
   }
 
@@ -180,4 +190,110 @@ export class Shop {
     const [kind, bare] = name.split('/') as [WorkloadKind, string];
     return workloadRef(kind, this.namespace, bare);
   }
+}
+
+function nameOf({ kind, metadata }: Json): string {
+  return `${kind.toLowerCase()}/${metadata.name}`;
+}
+
+type Shape = { container?: object; pod?: object; spec?: object; env?: Record<string, string>; sidecar?: object };
+
+/** One that answers HTTP on the port that `env.PORT` says (8080), labelled `app: NAME`, with whatever is given put over it. */
+export function workload(kind: 'Deployment' | 'StatefulSet' | 'DaemonSet', name: string, given: Shape = {}): Json {
+  const { container, pod, spec, env, sidecar } = given;
+  const port = Number(env?.PORT ?? 8080);
+  const all = Object.entries({ ROLE: name, PORT: `${port}`, ...env }).map(([key, value]) => ({ name: key, value }));
+  const app = {
+    name: 'app',
+    image: 'busybox:1',
+    command: ['/bin/sh', '-c', SERVER],
+    env: all,
+    ports: [{ name: 'http', containerPort: port }],
+    readinessProbe: { httpGet: { path: '/', port: 'http' }, periodSeconds: 1 },
+    livenessProbe: { httpGet: { path: '/', port: 'http' }, initialDelaySeconds: 5 },
+    ...container,
+  };
+  return {
+    apiVersion: 'apps/v1',
+    kind,
+    metadata: { name },
+    spec: {
+      selector: { matchLabels: { app: name } },
+      template: {
+        metadata: { labels: { app: name } },
+        spec: { terminationGracePeriodSeconds: 1, containers: sidecar ? [app, sidecar] : [app], ...pod },
+      },
+      ...(kind === 'StatefulSet' ? { serviceName: name } : {}),
+      ...spec,
+    },
+  };
+}
+
+/** A second container that answers HTTP on this port. */
+export function sidecar(name: string, port: number): object {
+  const env = [
+    { name: 'ROLE', value: name },
+    { name: 'PORT', value: `${port}` },
+  ];
+  return { name, image: 'busybox:1', command: ['/bin/sh', '-c', SERVER], env, ports: [{ containerPort: port }] };
+}
+
+/** Port to the same port of the pods labelled `app: NAME`, unless `spec` says otherwise. */
+export function service(name: string, ports: (number | [number, number])[], spec: object = {}): Json {
+  const all = ports.map((each) => (typeof each === 'number' ? [each, each] : each) as [number, number]);
+  return {
+    apiVersion: 'v1',
+    kind: 'Service',
+    metadata: { name },
+    spec: { selector: { app: name }, ports: all.map(([port, targetPort]) => ({ name: `p${port}`, port, targetPort })), ...spec },
+  };
+}
+
+/** Waits for a condition that nothing announces, by asking again. */
+export async function eventually<T>(what: string, look: () => Promise<T | undefined | false>): Promise<T> {
+  const until = performance.now() + PATIENCE_MS;
+  for (;;) {
+    const found = await look();
+    if (found) return found;
+    if (performance.now() > until) throw new Error(`expected within ${PATIENCE_MS / 1_000} s: ${what}`);
+    await pause(POLL_MS);
+  }
+}
+
+export async function freePort(): Promise<number> {
+  const listener = await listen(0, () => {});
+  await listener.close();
+  return listener.port;
+}
+
+export type Listener = { port: number; close(): Promise<void> };
+
+/** A program on the laptop that serves a port. */
+export async function listen(port: number, serve: (socket: net.Socket) => void): Promise<Listener> {
+  const sockets = new Set<net.Socket>();
+  const server = net.createServer({ allowHalfOpen: true }, (socket) => {
+    sockets.add(socket);
+    socket.on('close', () => sockets.delete(socket)).on('error', () => {});
+    serve(socket);
+  });
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', reject).listen(port, '127.0.0.1', resolve);
+  });
+  return {
+    port: (server.address() as net.AddressInfo).port,
+    close: () =>
+      new Promise((resolve) => {
+        server.close(() => resolve());
+        for (const socket of sockets) socket.destroy();
+      }),
+  };
+}
+
+/** Reads to the end, then answers: shows that an end is passed on alone, and that every byte came. */
+export function answering(answer: (received: Buffer) => Buffer): (socket: net.Socket) => void {
+  return (socket) => {
+    const pieces: Buffer[] = [];
+    socket.on('data', (piece: Buffer) => pieces.push(piece));
+    socket.on('end', () => socket.end(answer(Buffer.concat(pieces))));
+  };
 }

@@ -10,7 +10,9 @@ import { acceptWebSocket } from '../../agent/wire/carrier.ts';
 const { port, probePort, listen } = JSON.parse(readFileSync('/.lpk/config.json', 'utf8'));
 let connected = 0;
 
-const tunnel = http.createServer((_, response) => response.end(JSON.stringify({ env: process.env, uid: process.getuid?.() })));
+const tunnel = http.createServer((_, response) =>
+  response.end(JSON.stringify({ env: process.env, uid: process.getuid?.() })),
+);
 tunnel.on('upgrade', (request, socket, head) => {
   const carrier = acceptWebSocket(request, socket, head);
   if (!carrier) return;

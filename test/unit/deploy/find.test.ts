@@ -26,19 +26,36 @@ test('a target is a Service unless its kind is given, by any of kubectl’s name
 });
 
 test('what names no target is refused as usage', () => {
-  for (const text of ['', '/', 'web/', '/web', 'job/x', 'constructor/x', 'a/b/c', 'Web', 'we_b', '-web', 'deploy/We b', 'a'.repeat(254)]) {
+  for (const text of [
+    '',
+    '/',
+    'web/',
+    '/web',
+    'job/x',
+    'constructor/x',
+    'a/b/c',
+    'Web',
+    'we_b',
+    '-web',
+    'deploy/We b',
+    'a'.repeat(254),
+  ]) {
     assert.throws(() => parseTarget(text), { name: 'LpkError', code: 'usage' }, JSON.stringify(text));
   }
 });
 
 const twoContainers = {
-  kind: 'Deployment',
-  metadata: { name: 'web' },
   spec: {
     template: {
       spec: {
         containers: [
-          { name: 'app', ports: [{ name: 'http', containerPort: 8080, protocol: 'TCP' }, { containerPort: 5353, protocol: 'UDP' }] },
+          {
+            name: 'app',
+            ports: [
+              { name: 'http', containerPort: 8080, protocol: 'TCP' },
+              { containerPort: 5353, protocol: 'UDP' },
+            ],
+          },
           { name: 'metrics', ports: [{ name: 'prom', containerPort: 9090, protocol: 'TCP' }] },
         ],
       },
@@ -48,7 +65,8 @@ const twoContainers = {
 const service = (...ports: object[]) => ({ spec: { ports } });
 
 test('the container is the one asked for, else the only one, else the one with the Service’s target port', () => {
-  const choose = (asked: string | undefined, ...services: object[]) => chooseContainer(twoContainers, asked, services).name;
+  const choose = (asked: string | undefined, ...services: object[]) =>
+    chooseContainer('deployment/web', twoContainers, asked, services).name;
   assert.equal(choose('metrics', service({ port: 80, targetPort: 8080 })), 'metrics');
   assert.equal(choose(undefined, service({ port: 80, targetPort: 8080 })), 'app');
   assert.equal(choose(undefined, service({ port: 80, targetPort: 'prom' })), 'metrics');
@@ -56,18 +74,24 @@ test('the container is the one asked for, else the only one, else the one with t
   assert.equal(choose(undefined, service({ port: 53, targetPort: 5353, protocol: 'UDP' })), 'app');
   const [only] = twoContainers.spec.template.spec.containers;
   const single = { ...twoContainers, spec: { template: { spec: { containers: [only] } } } };
-  assert.equal(chooseContainer(single, undefined, []).name, 'app');
+  assert.equal(chooseContainer('deployment/web', single, undefined, []).name, 'app');
 });
 
 test('a container that can’t be chosen is an error that names all', () => {
   const ambiguous = { code: 'ambiguous-container', message: /deployment\/web.*app, metrics.*--container/ };
-  assert.throws(() => chooseContainer(twoContainers, undefined, []), ambiguous);
-  assert.throws(() => chooseContainer(twoContainers, undefined, [service({ port: 80, targetPort: 3000 })]), ambiguous);
+  assert.throws(() => chooseContainer('deployment/web', twoContainers, undefined, []), ambiguous);
+  assert.throws(
+    () => chooseContainer('deployment/web', twoContainers, undefined, [service({ port: 80, targetPort: 3000 })]),
+    ambiguous,
+  );
   const both = service({ port: 80, targetPort: 8080 }, { port: 81, targetPort: 9090 });
-  assert.throws(() => chooseContainer(twoContainers, undefined, [both]), ambiguous);
+  assert.throws(() => chooseContainer('deployment/web', twoContainers, undefined, [both]), ambiguous);
   const otherProtocol = service({ port: 53, targetPort: 5353, protocol: 'TCP' });
-  assert.throws(() => chooseContainer(twoContainers, undefined, [otherProtocol]), ambiguous);
-  assert.throws(() => chooseContainer(twoContainers, 'nginx', []), { code: 'not-found', message: /no container "nginx".*app, metrics/ });
+  assert.throws(() => chooseContainer('deployment/web', twoContainers, undefined, [otherProtocol]), ambiguous);
+  assert.throws(() => chooseContainer('deployment/web', twoContainers, 'nginx', []), {
+    code: 'not-found',
+    message: /no container "nginx".*app, metrics/,
+  });
 });
 
 test('a Service’s ports are given as the container has them', () => {
@@ -132,8 +156,13 @@ test('a workload whose pods would not follow a change is refused before it is to
   assert.throws(() => assertServable('statefulset', partition), unsupported(/partition 2/));
   const windows = workload({ template: { spec: { nodeSelector: { 'kubernetes.io/os': 'windows' } } } });
   assert.throws(() => assertServable('deployment', windows), unsupported(/Windows/));
-  assert.throws(() => assertServable('deployment', workload({ replicas: 0 })), { code: 'no-replicas', message: /scaled to 0/ });
-  assert.throws(() => assertServable('daemonset', workload({}, { desiredNumberScheduled: 0 })), { code: 'no-replicas' });
+  assert.throws(() => assertServable('deployment', workload({ replicas: 0 })), {
+    code: 'no-replicas',
+    message: /scaled to 0/,
+  });
+  const unwanted = workload({}, { desiredNumberScheduled: 0, observedGeneration: 1 });
+  assert.throws(() => assertServable('daemonset', unwanted), { code: 'no-replicas', message: /no node wants/ });
+  assert.doesNotThrow(() => assertServable('daemonset', workload({}, {})), 'not counted yet');
   const usual = workload({ updateStrategy: { type: 'RollingUpdate', rollingUpdate: { partition: 0 } } });
   assert.doesNotThrow(() => assertServable('statefulset', usual));
   assert.equal(replicasOf('deployment', { spec: {} }), 1, 'absent replicas are one');

@@ -72,16 +72,26 @@ test('a 401 is asked once more with new credentials', async (t) => {
   writeFileSync(count, '');
   const script = `echo >> '${count}'; echo "{\\"status\\":{\\"token\\":\\"t$(wc -l < '${count}' | tr -d ' ')\\"}}"`;
   const exec = { command: 'sh', args: ['-c', script] };
-  const { cluster, requests } = await scripted(t, [json(401, failure(401)), json(200, {}), json(401, failure(401))], { exec });
+  const { cluster, requests } = await scripted(t, [json(401, failure(401)), json(200, {}), json(401, failure(401))], {
+    exec,
+  });
   await cluster.request('GET', '/x');
-  assert.deepEqual(requests.map(({ headers }) => headers.authorization), ['Bearer t1', 'Bearer t2']);
+  assert.deepEqual(
+    requests.map(({ headers }) => headers.authorization),
+    ['Bearer t1', 'Bearer t2'],
+  );
   await assert.rejects(cluster.request('GET', '/x'), { code: 'unauthorized' });
   assert.equal(requests.length, 4);
 });
 
 test('a 429 or 503 that says when is asked again then, not for ever', async (t) => {
   const later = json(429, failure(429), { 'retry-after': '0' });
-  const { cluster, requests } = await scripted(t, [later, json(503, failure(503), { 'retry-after': '0' }), json(200, {}), later]);
+  const { cluster, requests } = await scripted(t, [
+    later,
+    json(503, failure(503), { 'retry-after': '0' }),
+    json(200, {}),
+    later,
+  ]);
   await cluster.request('GET', '/x');
   assert.equal(requests.length, 3);
   await assert.rejects(cluster.request('GET', '/x'), { code: 'cluster-unreachable' });
@@ -104,7 +114,10 @@ test('no API server: nothing there, nothing said, not JSON, not TLS', async (t) 
   closed.close();
   await once(closed, 'close');
   const nobody = await clusterAt(`https://127.0.0.1:${port}`);
-  const refused = { code: 'cluster-unreachable', message: new RegExp(`127.0.0.1:${port}: nothing listens there \\(ECONNREFUSED\\)`) };
+  const refused = {
+    code: 'cluster-unreachable',
+    message: new RegExp(`127.0.0.1:${port}: nothing listens there \\(ECONNREFUSED\\)`),
+  };
   await assert.rejects(nobody.request('GET', '/x'), refused);
   const { cluster, requests } = await scripted(t, [() => {}, (_, response) => response.end('<html>')]);
   const silent = { code: 'cluster-unreachable', message: /no answer within 0.05 s/ };
@@ -150,7 +163,10 @@ test('a list is followed through additions, removals and an expired version', as
     seen.push(uids(now));
     if (uids(now) === 'a b') {
       // In pieces, as a network may deliver it.
-      const more = [{ type: 'DELETED', object: item('a', '7') }, { type: 'BOOKMARK', object: item('', '9') }];
+      const more = [
+        { type: 'DELETED', object: item('a', '7') },
+        { type: 'BOOKMARK', object: item('', '9') },
+      ];
       const text = more.map((event) => `${JSON.stringify(event)}\n`).join('');
       const response = await watching.promise;
       response.write(text.slice(0, 20), () => response.end(text.slice(20)));
@@ -159,8 +175,14 @@ test('a list is followed through additions, removals and an expired version', as
   }
   assert.deepEqual(seen, ['a', 'a b', 'b', 'c']);
   const asked = requests.map(({ url }) => new URL(url as string, 'http://x').searchParams);
-  assert.deepEqual(asked.map((query) => query.get('resourceVersion')), [null, '5', '9', null]);
-  assert.deepEqual(asked.map((query) => query.get('watch')), [null, 'true', 'true', null]);
+  assert.deepEqual(
+    asked.map((query) => query.get('resourceVersion')),
+    [null, '5', '9', null],
+  );
+  assert.deepEqual(
+    asked.map((query) => query.get('watch')),
+    [null, 'true', 'true', null],
+  );
   assert.ok(asked.every((query) => query.get('labelSelector') === 'a=b'));
 });
 

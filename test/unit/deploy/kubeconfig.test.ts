@@ -101,7 +101,9 @@ test('client certificates: as data, or as files beside the kubeconfig', async ()
     kubeconfig: write('insecure', entry('f', { cluster: { 'insecure-skip-tls-verify': true } })),
   });
   assert.equal((await insecure.credentials()).rejectUnauthorized, false);
-  const absent = await readLogin({ kubeconfig: write('absent-ca', entry('f', { cluster: { 'certificate-authority': 'no.pem' } })) });
+  const absent = await readLogin({
+    kubeconfig: write('absent-ca', entry('f', { cluster: { 'certificate-authority': 'no.pem' } })),
+  });
   await assert.rejects(absent.credentials(), { code: 'kubeconfig-invalid', message: /no\.pem/ });
 });
 
@@ -141,7 +143,10 @@ test('a credential plugin is run once at a time, again when its answer expires, 
   const { exec, runs, info } = plugin({ token: 'plugged' });
   const login = await readLogin({ kubeconfig: write('exec', entry('e', { user: { exec } })) });
   const both = await Promise.all([login.credentials(), login.credentials()]);
-  assert.deepEqual(both.map(({ headers }) => headers), Array(2).fill({ Authorization: 'Bearer plugged' }));
+  assert.deepEqual(
+    both.map(({ headers }) => headers),
+    Array(2).fill({ Authorization: 'Bearer plugged' }),
+  );
   await login.credentials();
   assert.equal(runs(), 1);
   await login.credentials(true);
@@ -163,11 +168,18 @@ test('a credential plugin is run once at a time, again when its answer expires, 
 });
 
 test('a credential plugin that is absent or fails', async () => {
-  const login = async (name: string, exec: object) => await readLogin({ kubeconfig: write(name, entry('e', { user: { exec } })) });
+  const login = async (name: string, exec: object) =>
+    await readLogin({ kubeconfig: write(name, entry('e', { user: { exec } })) });
   const absent = await login('no-plugin', { command: 'lpk-no-such-plugin' });
-  await assert.rejects(absent.credentials(), { code: 'kubeconfig-invalid', message: /"lpk-no-such-plugin" of user "e-user" is not installed/ });
+  await assert.rejects(absent.credentials(), {
+    code: 'kubeconfig-invalid',
+    message: /"lpk-no-such-plugin" of user "e-user" is not installed/,
+  });
   const failing = await login('failing', { command: 'sh', args: ['-c', 'echo "log in\nfirst" >&2; exit 1'] });
-  await assert.rejects(failing.credentials(), { code: 'unauthorized', message: /"sh" of user "e-user" failed: log in first$/ });
+  await assert.rejects(failing.credentials(), {
+    code: 'unauthorized',
+    message: /"sh" of user "e-user" failed: log in first$/,
+  });
   const beside = await login('beside', { command: './plugin.sh' });
   await assert.rejects(beside.credentials(), { message: new RegExp(`"${path.join(dir, 'plugin.sh')}"`) });
 });

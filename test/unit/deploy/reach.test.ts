@@ -214,7 +214,10 @@ function refusal(code: number, message: string): string {
   return `HTTP/1.1 ${code} No\r\nConnection: close\r\nContent-Length: ${body.length}\r\n\r\n${body}`;
 }
 
-const ways = (cluster: Cluster) => [throughProxy(cluster, 'shop', 'web-1', 47601), throughPortForward(cluster, 'shop', 'web-1', 47601)];
+const ways = (cluster: Cluster) => [
+  throughProxy(cluster, 'shop', 'web-1', 47601),
+  throughPortForward(cluster, 'shop', 'web-1', 47601),
+];
 
 async function errorOf(carrier: Carrier): Promise<LpkError> {
   const [error] = await once(carrier, 'error');

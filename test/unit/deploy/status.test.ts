@@ -4,7 +4,13 @@ import { networkError, oneLine, parseBody, statusError, upgradeError } from '../
 import type { ErrorCode } from '../../../agent/wire/errors.ts';
 
 const FROM = { server: 'https://api.test:6443', user: 'dev', doing: 'PATCH /x' };
-const status = (code: number, message: string) => ({ kind: 'Status', apiVersion: 'v1', status: 'Failure', code, message });
+const status = (code: number, message: string) => ({
+  kind: 'Status',
+  apiVersion: 'v1',
+  status: 'Failure',
+  code,
+  message,
+});
 
 test('what the API server says becomes a code and one line', () => {
   const forbidden =
@@ -15,7 +21,12 @@ test('what the API server says becomes a code and one line', () => {
     [404, 'services "web" not found', 'not-found', 'services "web" not found'],
     [409, 'Operation cannot be fulfilled', 'conflict', 'Operation cannot be fulfilled'],
     [410, 'too old resource version', 'not-found', 'too old resource version'],
-    [422, 'Deployment "web" is invalid:\n spec', 'internal', 'PATCH /x: the API server refused it (HTTP 422): Deployment "web" is invalid: spec'],
+    [
+      422,
+      'Deployment "web" is invalid:\n spec',
+      'internal',
+      'PATCH /x: the API server refused it (HTTP 422): Deployment "web" is invalid: spec',
+    ],
     [429, 'too many', 'cluster-unreachable', "https://api.test:6443 can't answer now (HTTP 429): too many"],
     [500, 'etcd', 'cluster-unreachable', "https://api.test:6443 can't answer now (HTTP 500): etcd"],
   ];
@@ -41,10 +52,14 @@ test('no message is longer than a line of 500', () => {
 });
 
 test('no connection: which server, and why', () => {
-  const failed = (code: string, message = 'x') => networkError(Object.assign(new Error(message), { code }), FROM.server);
+  const failed = (code: string, message = 'x') =>
+    networkError(Object.assign(new Error(message), { code }), FROM.server);
   const refused = failed('ECONNREFUSED');
   assert.equal(refused.code, 'cluster-unreachable');
-  assert.equal(refused.message, "can't reach the cluster at https://api.test:6443: nothing listens there (ECONNREFUSED)");
+  assert.equal(
+    refused.message,
+    "can't reach the cluster at https://api.test:6443: nothing listens there (ECONNREFUSED)",
+  );
   const certificate = failed('DEPTH_ZERO_SELF_SIGNED_CERT', 'self-signed certificate');
   assert.match(certificate.message, /self-signed certificate \(DEPTH_ZERO_SELF_SIGNED_CERT\)$/);
   const already = failed('ENOTFOUND');
@@ -63,6 +78,7 @@ test('a refused upgrade: by the API server, or by what is behind it', () => {
     [503, said(503, 'connection refused'), 'agent-unreachable'],
     [502, '', 'agent-unreachable'],
   ];
-  for (const [code, body, expected] of table) assert.equal(upgradeError(code, body, FROM).code, expected, `${code} ${body}`);
+  for (const [code, body, expected] of table)
+    assert.equal(upgradeError(code, body, FROM).code, expected, `${code} ${body}`);
   assert.match(upgradeError(503, said(503, 'dial tcp:\nrefused'), FROM).message, /HTTP 503\): dial tcp: refused$/);
 });

@@ -27,7 +27,9 @@ function simple(container: object = {}, pod: object = {}): Json {
     metadata: { name: 'web', resourceVersion: '7', annotations: { note: 'x' } },
     spec: {
       replicas: 1,
-      template: { spec: { containers: [{ name: 'web', image: 'shop/web:1', imagePullPolicy: 'Always', ...container }], ...pod } },
+      template: {
+        spec: { containers: [{ name: 'web', image: 'shop/web:1', imagePullPolicy: 'Always', ...container }], ...pod },
+      },
     },
   };
 }
@@ -164,7 +166,10 @@ test('a container that is gone or renamed meanwhile', () => {
   const gone = swapped(workload);
   podOf(gone).containers = [{ name: 'new', image: 'new:1' }];
   const after = restored(gone);
-  assert.deepEqual(podOf(after), { containers: [{ name: 'new', image: 'new:1' }], volumes: [{ name: 'data', emptyDir: {} }] });
+  assert.deepEqual(podOf(after), {
+    containers: [{ name: 'new', image: 'new:1' }],
+    volumes: [{ name: 'data', emptyDir: {} }],
+  });
   const renamed = swapped(workload);
   webOf(renamed).name = 'renamed';
   const expected = structuredClone(podOf(workload));
@@ -196,7 +201,8 @@ test('the container becomes the agent and keeps what it is to keep', () => {
   assert.equal(web.image, 'node:24-alpine');
   assert.equal(web.imagePullPolicy, 'IfNotPresent');
   assert.deepEqual(web.command, ['/bin/sh', '-c', START_SCRIPT]);
-  for (const gone of ['args', 'workingDir', 'lifecycle', 'startupProbe', 'securityContext']) assert.ok(!(gone in web), gone);
+  for (const gone of ['args', 'workingDir', 'lifecycle', 'startupProbe', 'securityContext'])
+    assert.ok(!(gone in web), gone);
   assert.deepEqual(web.livenessProbe.httpGet, { path: '/live', port: 47602, scheme: 'HTTP' });
   assert.deepEqual(web.readinessProbe.httpGet, { path: '/ready', port: 47602, scheme: 'HTTP' });
   assert.equal(web.readinessProbe.periodSeconds, 1);
@@ -228,7 +234,10 @@ test('the agent gets a user only where root is not allowed and none is given', (
   assert.equal(user({}, {}), undefined);
   assert.equal(user({}, { securityContext: { runAsNonRoot: true } }), 1000);
   assert.equal(user({ securityContext: { runAsNonRoot: true } }, {}), 1000);
-  assert.equal(user({ securityContext: { runAsNonRoot: false } }, { securityContext: { runAsNonRoot: true } }), undefined);
+  assert.equal(
+    user({ securityContext: { runAsNonRoot: false } }, { securityContext: { runAsNonRoot: true } }),
+    undefined,
+  );
   assert.equal(user({}, { securityContext: { runAsNonRoot: true, runAsUser: 33 } }), undefined);
   assert.equal(user({ securityContext: { runAsUser: 34 } }, { securityContext: { runAsNonRoot: true } }), 34);
 });

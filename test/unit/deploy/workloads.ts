@@ -41,7 +41,12 @@ function container(name: string, r: Random): Json {
     ...maybe({ command: ['/app', '--flag'] }),
     ...maybe({ args: ['a', 'b c'] }),
     ...maybe({ workingDir: '/srv' }),
-    ...maybe({ env: [{ name: 'A', value: '1' }, { name: 'B', valueFrom: { fieldRef: { fieldPath: 'status.podIP' } } }] }),
+    ...maybe({
+      env: [
+        { name: 'A', value: '1' },
+        { name: 'B', valueFrom: { fieldRef: { fieldPath: 'status.podIP' } } },
+      ],
+    }),
     ...maybe({ envFrom: [{ secretRef: { name: 's' } }] }),
     ...maybe({ ports: [{ containerPort: pick([80, 443, 8080]), protocol: 'TCP' }] }),
     ...maybe({ lifecycle: { preStop: { sleep: { seconds: 3 } } } }),
@@ -87,7 +92,15 @@ export function madeUpWorkload(seed: number): Json {
         spec: {
           containers: names.map((name) => container(name, r)),
           ...maybe({ initContainers: [container('init', r)] }),
-          ...maybe({ volumes: pick([[], [{ name: 'data', emptyDir: {} }, { name: 'new', 'future-volume': { x: 1 } }]]) }),
+          ...maybe({
+            volumes: pick([
+              [],
+              [
+                { name: 'data', emptyDir: {} },
+                { name: 'new', 'future-volume': { x: 1 } },
+              ],
+            ]),
+          }),
           ...maybe({
             securityContext: pick([
               {},
@@ -110,7 +123,10 @@ export function madeUpWorkload(seed: number): Json {
 export function applyPatch(document: Json, ops: { op: string; path: string; value?: unknown }[]): Json {
   const root = structuredClone(document);
   for (const { op, path, value } of ops) {
-    const parts = path.split('/').slice(1).map((part) => part.replaceAll('~1', '/').replaceAll('~0', '~'));
+    const parts = path
+      .split('/')
+      .slice(1)
+      .map((part) => part.replaceAll('~1', '/').replaceAll('~0', '~'));
     const last = parts.pop() as string;
     const parent = parts.reduce((at, part) => at[part], root);
     if (parent === undefined) throw new Error(`${op} ${path}: no parent`);

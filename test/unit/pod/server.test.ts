@@ -223,7 +223,7 @@ test('whoever proves nothing is cut off in time: silent, half a request, no proo
     return once(socket.resume(), 'close');
   });
   await Promise.all(sockets);
-  assert.equal(server.unproven(), 0);
+  await until(() => server.unproven() === 0, 'nothing is left of them');
   assert.equal(await laptop.echo('still here'), 'still here');
 });
 
@@ -264,10 +264,10 @@ function halfOpen(port: number, address: string, sockets: Set<net.Socket>): Prom
   });
 }
 
-test('10,000 half-open handshakes: the session goes on, a laptop gets in, nothing grows', { timeout: 60_000 }, async (t) => {
+test('10,000 half-open handshakes: the session goes on, a laptop gets in, nothing grows', { timeout: 180_000 }, async (t) => {
   v8.setFlagsFromString('--expose-gc');
   const collect = vm.runInNewContext('gc') as () => void;
-  const server = await agentServer(t);
+  const server = await agentServer(t, { times: { ...TIMES, handshakeMs: 150_000 } }); // time clears nothing away
   const laptop = await connected(t, server.port);
   const sockets = new Set<net.Socket>();
   t.after(() => {

@@ -1,6 +1,7 @@
 import { once } from 'node:events';
 import http from 'node:http';
 import net from 'node:net';
+import type { Duplex } from 'node:stream';
 import type { TestContext } from 'node:test';
 import { acceptWebSocket, type Carrier, openWebSocket } from '../../../agent/wire/carrier.ts';
 import { decodeFrame, encodeFrame, type Frame } from '../../../agent/wire/frames.ts';
@@ -33,6 +34,8 @@ export type CarrierServer = {
   port: number;
   /** The agent's end of the next websocket. */
   accepted(): Promise<Carrier>;
+  /** What an agent's end runs on. */
+  socketOf(carrier: Carrier): Duplex;
   /** A new websocket: the laptop's end and the agent's. `port`: of a relay in between. */
   connect(port?: number): Promise<[laptop: Carrier, agent: Carrier]>;
 };
@@ -40,12 +43,14 @@ export type CarrierServer = {
 export async function carrierServer(t: TestContext): Promise<CarrierServer> {
   const waiting: ((carrier: Carrier) => void)[] = [];
   const carriers = new Set<Carrier>();
+  const sockets = new Map<Carrier, Duplex>();
   const server = http.createServer();
   server.on('upgrade', (request, socket, head) => {
     const carrier = acceptWebSocket(request, socket, head);
     carrier?.on('error', () => {});
     carrier?.once('open', () => waiting.shift()?.(carrier));
     if (carrier) carriers.add(carrier);
+    if (carrier) sockets.set(carrier, socket);
   });
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
@@ -58,6 +63,7 @@ export async function carrierServer(t: TestContext): Promise<CarrierServer> {
   return {
     port,
     accepted: next,
+    socketOf: (carrier) => sockets.get(carrier) as Duplex,
     async connect(through = port) {
       const accepted = next();
       const laptop = openWebSocket(`ws://127.0.0.1:${through}/`);
@@ -132,6 +138,10 @@ export class SessionPair {
 /** The far end of a session, frame by frame, as a test wants it: nothing is answered that the test doesn't answer. */
 export class ScriptedPeer {
   readonly carrier: Carrier;
+  /** The session's own end of the websocket. */
+  readonly far: Carrier;
+  /** What this end runs on, for one that plays the agent. */
+  readonly socket: Duplex | undefined;
   readonly frames: Frame[] = [];
   closed: { code: number; reason: string } | undefined;
   /** Answers PING after so long, ms; undefined: never. */
@@ -139,8 +149,11 @@ export class ScriptedPeer {
   #sent = 0;
   #waiting: { matches: (frame: Frame) => boolean; resolve: (frame: Frame) => void }[] = [];
 
-  constructor(carrier: Carrier) {
+  constructor(carrier: Carrier, far: Carrier, socket?: Duplex) {
     this.carrier = carrier;
+    this.far = far;
+    this.socket = socket;
+    carrier.admit();
     carrier.on('message', (head, rest) => this.#receive(decodeFrame(Buffer.concat([head, ...rest]))));
     carrier.on('close', (code, reason) => {
       this.closed = { code, reason };
@@ -149,9 +162,10 @@ export class ScriptedPeer {
 
   /** A laptop's session with a scripted agent. */
   static async forLaptop(t: TestContext, times?: Times): Promise<[Session, ScriptedPeer]> {
-    const [laptop, agent] = await (await carrierServer(t)).connect();
+    const server = await carrierServer(t);
+    const [laptop, agent] = await server.connect();
     const session = new Session('laptop', times);
-    const peer = new ScriptedPeer(agent);
+    const peer = new ScriptedPeer(agent, laptop, server.socketOf(agent));
     session.attach(laptop, 0);
     t.after(() => session.close());
     return [session, peer];
@@ -161,7 +175,7 @@ export class ScriptedPeer {
   static async forAgent(t: TestContext, times?: Times): Promise<[Session, ScriptedPeer]> {
     const [laptop, agent] = await (await carrierServer(t)).connect();
     const session = new Session('agent', times);
-    const peer = new ScriptedPeer(laptop);
+    const peer = new ScriptedPeer(laptop, agent);
     session.attach(agent, 0);
     t.after(() => session.close());
     return [session, peer];

@@ -1,0 +1,62 @@
+import assert from 'node:assert/strict';
+import { after, before, describe, test } from 'node:test';
+import { peakMemoryMiB } from './lpk-process.ts';
+import { type Connected, connectSocks, Scene } from './scene.ts';
+import { meet } from './transfers.ts';
+
+/** Much at once: bulk both ways and hundreds of connections, in bounded memory. */
+
+const GIB = 1024 ** 3;
+const CONNECTIONS = 200;
+const MEMORY_MIB = 200;
+
+let scene: Scene;
+before(async () => {
+  scene = await Scene.open('load');
+});
+after(() => scene?.close());
+if (process.env.DBG) process.on('exit', () => {});
+
+for (const transport of ['proxy', 'port-forward']) {
+  describe(`over ${transport}`, () => {
+    let lpk: Connected;
+    before(async () => {
+      lpk = await scene.connect(['--transport', transport]);
+    });
+    after(() => lpk?.lpk.leave());
+
+    test('1 GiB each way at once, and 200 connections at once each way meanwhile, in 200 MiB', async (t) => {
+      const agent = await scene.processOf(lpk.pod);
+      const id = (name: string) => `${transport}-${name}`;
+      for (const act of ['up', 'down'] as const) {
+        const socket = await connectSocks(lpk.proxyPort, 'peer', 7000);
+        scene.transfers.begin(socket, { id: id(act), act, bytes: GIB });
+      }
+      await Promise.all([
+        scene.transfers.reached(id('down'), { bytes: GIB / 16 }),
+        scene.peerReached(id('up'), { bytes: GIB / 16 }),
+      ]);
+
+      const outbound = Array.from({ length: CONNECTIONS }, async () =>
+        meet(await connectSocks(lpk.proxyPort, 'peer', 7000), id('out'), CONNECTIONS),
+      );
+      const [places, inbound] = await Promise.all([
+        Promise.all(outbound),
+        scene.gatherInbound(id('in'), CONNECTIONS),
+      ]);
+      assert.equal(new Set(places).size, CONNECTIONS, 'outbound connections answered, each its own');
+      assert.equal(inbound, CONNECTIONS, 'inbound connections answered, each its own');
+
+      for (const act of ['up', 'down'] as const) {
+        const [here, there] = await Promise.all([scene.transfers.result(id(act)), scene.peerResult(id(act))]);
+        const [sent, received] = act === 'up' ? [here, there] : [there, here];
+        assert.deepEqual([sent.error, received.error], [undefined, undefined], act);
+        assert.deepEqual([received.bytes, received.sha256], [GIB, sent.sha256], `${act}: arrived whole`);
+      }
+      if (process.env.DBG) console.log(lpk.lpk.events.map((e) => JSON.stringify(e)).join('\n'));
+      const memory = { laptop: peakMemoryMiB(lpk.lpk.pid), agent: peakMemoryMiB(agent) };
+      t.diagnostic(`at the most: laptop ${memory.laptop} MiB, agent ${memory.agent} MiB`);
+      assert.ok(memory.laptop < MEMORY_MIB && memory.agent < MEMORY_MIB, `MiB at the most: ${JSON.stringify(memory)}`);
+    });
+  });
+}
