@@ -21,6 +21,7 @@ import type { Output } from './output.ts';
 import { mapPorts } from './ports.ts';
 import { Undo } from './undo.ts';
 import { whoAmI } from './whoami.ts';
+import { whoAmI } from './whoami.ts';
 
 /**
  * `lpk connect`, whole: find, swap, attach, run; then everything back in reverse. Returns the exit code; throws LpkError after everything was

@@ -17,6 +17,9 @@ import { CLOSE, FIRST_UNNUMBERED, FRAME, type FrameType, LIMITS, resetName, rese
 /** What a kept frame costs beside its bytes: objects and array slots. */
 const KEPT_OVERHEAD_BYTES = 256;
 
+/** At most; what makes `ready` false must also say when it is true again. */
+const WEBSOCKET_HEADER_BYTES = 14;
+
 /** A frame as it was sent. Its bytes never change: the same memory may be sent twice. */
 type Kept = { head: Buffer; payload?: Buffer | undefined };
 
@@ -124,7 +127,7 @@ export class Link extends EventEmitter<LinkEvents> {
     this.#carrier = carrier;
     carrier.admit();
     this.#lastHeard = performance.now();
-    this.#pingAnswered = true;
+    this.#lastTick = this.#lastHeard;
     carrier.on('message', (head, rest) => {
       if (carrier === this.#carrier) this.#receive(head, rest);
     });
@@ -136,6 +139,7 @@ export class Link extends EventEmitter<LinkEvents> {
     });
     this.#receivedAcked = this.#received;
     this.#unackedBytes = 0;
+    this.#ping(); // ahead of all else: windows grow by the round trip
     for (let i = this.#keptFrom; i < this.#kept.length; i++) this.#write(this.#kept[i] as Kept);
     this.#watch = setInterval(() => this.#check(), this.#times.tickMs);
     this.emit('up');
@@ -174,7 +178,8 @@ export class Link extends EventEmitter<LinkEvents> {
 
   #write({ head, payload }: Kept): void {
     const carrier = this.#carrier as Carrier;
-    if (carrier.bufferedAmount + head.length + (payload?.length ?? 0) < LIMITS.carrierBufferBytes) {
+    const bytes = WEBSOCKET_HEADER_BYTES + head.length + (payload?.length ?? 0);
+    if (carrier.bufferedAmount + bytes < LIMITS.carrierBufferBytes) {
       carrier.send(head, payload);
     } else {
       carrier.send(head, payload, () => {
@@ -256,19 +261,21 @@ export class Link extends EventEmitter<LinkEvents> {
   /** Every tick: is the peer still there? A late tick means this process itself was asleep, which proves nothing. */
   #check(): void {
     const now = performance.now();
-    const late = this.#lastTick > 0 && now - this.#lastTick > 3 * this.#times.tickMs;
+    const late = now - this.#lastTick > 3 * this.#times.tickMs;
     this.#lastTick = now;
     if (late) this.#lastHeard = Math.max(this.#lastHeard, now - this.#times.deadMs / 2);
     if (now - this.#lastHeard > this.#times.deadMs) {
       this.#lost(`nothing heard for ${Math.round((now - this.#lastHeard) / 1_000)} s`);
       return;
     }
-    if (this.#carrier && now - this.#pingSentAt >= this.#times.pingMs) {
-      this.#pingToken = (this.#pingToken + 1) >>> 0;
-      this.#pingSentAt = now;
-      this.#pingAnswered = false;
-      this.#write({ head: encodeFrame(FRAME.ping, 0, 0, 0, encodeUint32(this.#pingToken)) });
-    }
+    if (now - this.#pingSentAt >= this.#times.pingMs) this.#ping();
+  }
+
+  #ping(): void {
+    this.#pingToken = (this.#pingToken + 1) >>> 0;
+    this.#pingSentAt = performance.now();
+    this.#pingAnswered = false;
+    this.#write({ head: encodeFrame(FRAME.ping, 0, 0, 0, encodeUint32(this.#pingToken)) });
   }
 
   #lost(reason: string): void {
@@ -281,8 +288,6 @@ export class Link extends EventEmitter<LinkEvents> {
     const carrier = this.#carrier;
     if (!carrier) return;
     this.#carrier = undefined;
-    this.#lastTick = 0;
-    this.#pingSentAt = 0;
     clearInterval(this.#watch);
     clearTimeout(this.#ackTimer);
     this.#ackTimer = undefined;

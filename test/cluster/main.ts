@@ -87,7 +87,6 @@ function inNode(command: string[]): void {
 
 /** Replaces this process, so that terminal, signals and exit code are the program's own. */
 function become(program: string, argv: string[], env: Record<string, string>): void {
-  // Node's own handling of stdio can have made these non-blocking.
   process.execve?.(program, argv, { ...process.env, ...env });
 }
 

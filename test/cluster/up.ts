@@ -21,6 +21,9 @@ const factsFile = path.join(state, 'cluster.json');
 /** Ready within this time even on a busy machine; usually in a tenth of it. */
 const READY_MS = 120_000;
 
+/** How long a running cluster may take to show that it works. */
+const ANSWER_MS = 20_000;
+
 /**
  * Makes sure that a cluster runs and works; of this version, if one is named. Gives its kubeconfig's path. A cluster that
  * only half works is started again.
@@ -64,14 +67,20 @@ async function start(version: string): Promise<void> {
   const archive = await imageArchive(await corednsBinary());
   await endNode(); // what a node that died has left
   try {
-    await step(`starting Kubernetes v${version}`, () => startCluster({ version, kube }, archive));
+    let awaited = '';
+    const begin = () =>
+      startCluster({ version, kube }, archive, (what) => {
+        awaited = what && `waiting: ${what}`;
+      });
+    await step(`starting Kubernetes v${version}`, begin, () => awaited);
   } catch (error) {
     await endNode();
     throw error;
   }
 }
 
-async function startCluster(facts: Facts, archive: string): Promise<void> {
+/** `tell` hears what is waited for. */
+async function startCluster(facts: Facts, archive: string, tell: (what: string) => void): Promise<void> {
   fs.rmSync(logs, { recursive: true, force: true });
   for (const folder of [path.join(logs, 'pods'), path.join(state, 'root')]) {
     fs.mkdirSync(folder, { recursive: true, mode: 0o700 });
@@ -81,7 +90,7 @@ async function startCluster(facts: Facts, archive: string): Promise<void> {
   await makeCredentials();
   const pid = await startNode(facts.kube);
   const begin = (name: string) => startInNode(pid, name, pieces[name]!);
-  const wait = waiter(pid);
+  const wait = waiter(pid, tell);
 
   begin('etcd');
   begin('containerd');
@@ -99,13 +108,15 @@ async function startCluster(facts: Facts, archive: string): Promise<void> {
   await wait('kube-controller-manager', 'pods have a service account', defaultAccount);
   await wait('kubelet', 'CoreDNS is available', corednsIsAvailable);
   await wait('kube-proxy', 'a Service answers', () => dnsAnswers(pid));
+  tell('');
 }
 
 /** Waits for a condition, but not longer than all that was started keeps running; `name` is whose log to look at. */
-function waiter(pid: number) {
+function waiter(pid: number, tell: (what: string) => void) {
   const seen = new Set<string>();
   return (name: string, what: string, check: () => Promise<unknown>) => {
     const hint = `see ${logOf(name)}`;
+    tell(what);
     return until(what, { timeoutMs: READY_MS, hint }, async () => {
       interruption.throwIfAborted();
       const now = running(pid);
@@ -126,13 +137,18 @@ async function importImages(pid: number, archive: string): Promise<void> {
   }
 }
 
-/** Whether all of the cluster works at this moment. */
+/** Whether all of the cluster works, or comes to within a time that a busy machine may need for an answer. */
 async function works(): Promise<boolean> {
   const { pid } = cluster();
-  const now = running(pid);
-  if (!Object.keys(pieces).every((name) => now.has(name))) return false;
-  const checks = [get('/readyz'), nodeIsReady(), defaultAccount(), corednsIsAvailable(), dnsAnswers(pid)];
-  return (await Promise.all(checks)).every(Boolean);
+  const deadline = Date.now() + ANSWER_MS;
+  do {
+    interruption.throwIfAborted();
+    const now = running(pid);
+    if (!Object.keys(pieces).every((name) => now.has(name))) return false;
+    const checks = [get('/readyz'), nodeIsReady(), defaultAccount(), corednsIsAvailable(), dnsAnswers(pid)];
+    if ((await Promise.all(checks)).every(Boolean)) return true;
+  } while (Date.now() < deadline);
+  return false;
 }
 
 type Conditions = { status: { conditions?: { type: string; status: string }[] } };
@@ -150,7 +166,7 @@ const corednsIsAvailable = () => holds('/apis/apps/v1/namespaces/kube-system/dep
 
 /** Whether the node gets an answer of CoreDNS through its Service. */
 function dnsAnswers(pid: number): Promise<boolean> {
-  const ask = ['timeout', '0.5', 'busybox', 'nslookup', `kubernetes.default.svc.${network.domain}`, network.dns];
+  const ask = ['timeout', '1', 'busybox', 'nslookup', `kubernetes.default.svc.${network.domain}`, network.dns];
   return succeeds('nsenter', [...enter(pid), ...ask]);
 }
 

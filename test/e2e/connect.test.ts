@@ -7,12 +7,11 @@ import path from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import type { Json } from '../../agent/deploy/kube.ts';
 import { userKubeconfig } from '../cluster/cluster.ts';
-import { endAll, type Lpk, type LpkEvent } from './lpk.ts';
+import { endAll, type Lpk, type LpkEvent, localProcess } from './lpk.ts';
 import { type Answer, answering, eventually, freePort, type Listener, listen, Shop, service, sidecar, workload } from './shop.ts';
 
 /** `lpk connect` on the real cluster: what arrives here, what is reached from here, and what the COMMAND is given. */
 
-const LOCAL_PROCESS = path.join(import.meta.dirname, 'local-process.ts');
 const AGENT_PORT = 47_601;
 const dir = mkdtempSync(path.join(tmpdir(), 'lpk-connect-'));
 
@@ -294,7 +293,7 @@ describe('lpk connect', { concurrency: 3 }, () => {
 
     before(async () => {
       const here = await freePort();
-      lpk = shop.lpk(...connect('pod/queue-1', '--transport', 'port-forward', '-p', `${here}`), ...localProcess(here, path.join(dir, 'queue')));
+      lpk = shop.lpk(...connect('pod/queue-1', '--transport', 'port-forward', '-p', `${here}`), ...localProcess(here));
       ready = await lpk.event('ready');
       await lpk.line(/^listens$/);
     });
@@ -340,7 +339,7 @@ describe('lpk connect', { concurrency: 3 }, () => {
     await shop.deploy({ apiVersion, kind: 'RoleBinding', metadata: { name: 'dev' }, roleRef: role, subjects: [{ kind: 'User', name }] });
 
     const here = await freePort();
-    const lpk = shop.lpk(...connect('watcher', '-p', `${here}`, '--kubeconfig', kubeconfig), ...localProcess(here, path.join(dir, 'watcher')));
+    const lpk = shop.lpk(...connect('watcher', '-p', `${here}`, '--kubeconfig', kubeconfig), ...localProcess(here));
     const { workload: name2, transport } = await lpk.event('ready');
     assert.deepEqual([name2, transport], ['daemonset/watcher', 'port-forward'], `${lpk}`);
     assert.match(lpk.stderr, /^connected to pod watcher-\S+ by port-forward, /m, `${lpk}`);
@@ -362,10 +361,6 @@ describe('lpk connect', { concurrency: 3 }, () => {
 /** The namespace goes with everything in it: only restore.test.ts waits for what comes after. */
 function connect(...args: string[]): [string, ...string[]] {
   return ['connect', '--no-wait', ...args];
-}
-
-function localProcess(port: number, environmentFile: string): string[] {
-  return ['--', process.execPath, LOCAL_PROCESS, `${port}`, environmentFile];
 }
 
 function curl(...args: string[]): Promise<{ code: number; stdout: string; stderr: string }> {

@@ -5,8 +5,8 @@ import http from 'node:http';
  * A COMMAND for `lpk connect`, as a person's own program: writes its environment to a file, serves a port, fetches what a request
  * tells it to, ends with the exit code that a request names, and says which signals it got. SIGTERM ends it with 42.
  */
-const [port, environmentFile] = process.argv.slice(2) as [string, string];
-writeFileSync(environmentFile, JSON.stringify(process.env));
+const [port, environmentFile] = process.argv.slice(2);
+if (environmentFile) writeFileSync(environmentFile, JSON.stringify(process.env));
 
 for (const signal of ['SIGINT', 'SIGHUP', 'SIGUSR1', 'SIGTERM'] as const) {
   process.on(signal, () => {

@@ -3,8 +3,7 @@ import path from 'node:path';
 
 /** The real CLI as a process: started with `-o json`, watched by its events, never by the clock. */
 
-const root = path.join(import.meta.dirname, '../..');
-export const MAIN = path.join(root, 'cli/main.ts');
+const MAIN = path.join(import.meta.dirname, '../../cli/main.ts');
 /** Nothing here takes longer on a machine that is busy with other tests; a longer wait is a failure, told with what lpk said. */
 const PATIENCE_MS = 90_000;
 
@@ -31,17 +30,14 @@ export class Lpk {
   #changed = Promise.withResolvers<void>();
 
   /**
-   * `program`: what runs the CLI, its arguments following; a terminal around it, for one. In a process session of its own, so that the
-   * terminal that tests are started from plays no part.
+   * `around`: makes of the command line that of a program which runs it; of a terminal, for one. In a process session of its own,
+   * so that the terminal that tests are started from plays no part.
    */
-  constructor(args: string[], options: { env?: NodeJS.ProcessEnv; program?: [string, ...string[]] } = {}) {
+  constructor(args: string[], options: { env?: NodeJS.ProcessEnv; around?: (command: string[]) => string[] } = {}) {
     this.args = args;
-    const [program, ...before] = options.program ?? [process.execPath, MAIN];
-    this.#child = spawn(program, [...before, ...withJson(args)], {
-      detached: true,
-      stdio: [options.program ? 'pipe' : 'ignore', 'pipe', 'pipe'],
-      env: { ...process.env, ...options.env },
-    });
+    const { env, around = (command) => command } = options;
+    const [program, ...words] = around([process.execPath, MAIN, ...withJson(args)]) as [string, ...string[]];
+    this.#child = spawn(program, words, { detached: true, stdio: 'pipe', env: { ...process.env, ...env } });
     running.add(this);
     let rest = '';
     this.#child.stdout?.setEncoding('utf8').on('data', (text: string) => {
@@ -120,6 +116,11 @@ export class Lpk {
     this.#changed.resolve();
     this.#changed = Promise.withResolvers();
   }
+}
+
+/** `-- COMMAND`: local-process.ts. */
+export function localProcess(port: number, environmentFile = ''): string[] {
+  return ['--', process.execPath, path.join(import.meta.dirname, 'local-process.ts'), `${port}`, environmentFile];
 }
 
 /** Before the `--` of the COMMAND. */

@@ -164,26 +164,28 @@ export class Shop {
     await waitRollout(this.cluster, this.#ref(name), { signal: AbortSignal.timeout(PATIENCE_MS) });
   }
 
-  /** What of a session on this workload is still there: its objects, agents, history, the workload's own metadata included. */
-  async leftOf(name: string): Promise<string[]> {
-    const { kind, name: bare } = this.#ref(name);
-    const left: string[] = [];
+  /** What a session makes: its ConfigMap and Secret, which the workload owns, and what names lpk in the workload itself. */
+  async objectsOf(name: string): Promise<string[]> {
+    const found: string[] = [];
     for (const resource of ['configmaps', 'secrets']) {
       for (const { metadata } of (await this.get(resource)).items as Json[]) {
-        const ours = metadata.ownerReferences?.some((owner: Json) => owner.name === bare);
-        if (ours) left.push(`${resource}/${metadata.name}`);
+        if (metadata.ownerReferences?.some((owner: Json) => owner.name === this.#ref(name).name)) {
+          found.push(`${resource}/${metadata.name}`);
+        }
       }
     }
-    const history = kind === 'deployment' ? 'replicasets' : 'controllerrevisions';
-    const path = `/apis/apps/v1/namespaces/${this.namespace}/${history}`;
-    const query = { labelSelector: `app=${bare}` };
-    const revisions = (await this.cluster.request('GET', path, { query })).items as Json[];
-    for (const each of [...(await this.get('pods', query)).items, ...revisions] as Json[]) {
-      if (JSON.stringify(each).includes('lpk')) left.push(`${each.kind ?? 'a pod or revision'} ${each.metadata.name}`);
-    }
-    const [found] = JSON.stringify(await this.workload(name).catch(() => '')).match(/.{0,60}lpk.{0,60}/) ?? [];
-    if (found) left.push(`${name}: ${found}`);
-    return left;
+    const [mention] = JSON.stringify(await this.workload(name).catch(() => '')).match(/.{0,60}lpk.{0,60}/) ?? [];
+    return mention ? [...found, `${name}: ${mention}`] : found;
+  }
+
+  /** What is left of a session once its rollout is over: nothing, the workload's history included; pods on their way out don't count. */
+  async leftOf(name: string): Promise<string[]> {
+    const { kind, name: app } = this.#ref(name);
+    const revisions = kind === 'deployment' ? 'replicasets' : 'controllerrevisions';
+    const history = `/apis/apps/v1/namespaces/${this.namespace}/${revisions}`;
+    const { items } = await this.cluster.request('GET', history, { query: { labelSelector: `app=${app}` } });
+    const agents = [...(await this.pods(name)), ...(items as Json[])].filter((each) => JSON.stringify(each).includes('lpk'));
+    return [...(await this.objectsOf(name)), ...agents.map(({ metadata }) => `a pod or revision: ${metadata.name}`)];
   }
 
   #ref(name: string) {

@@ -1,0 +1,138 @@
+/** What was measured, as a table beside kubectl's and as JSON. */
+
+/** `better`: which way is good, for the reader of a ratio. */
+export type Metric = { key: string; title: string; unit: string; better: 'more' | 'less'; digits: number };
+
+export const THROUGHPUT_METRICS: Metric[] = [
+  { key: 'downMBps', title: 'down', unit: 'MB/s', better: 'more', digits: 0 },
+  { key: 'upMBps', title: 'up', unit: 'MB/s', better: 'more', digits: 0 },
+  { key: 'echoP50Us', title: 'echo p50', unit: 'µs', better: 'less', digits: 0 },
+  { key: 'echoP99Us', title: 'echo p99', unit: 'µs', better: 'less', digits: 0 },
+  { key: 'connectP50Us', title: 'connect + first echo p50', unit: 'µs', better: 'less', digits: 0 },
+  { key: 'connectP99Us', title: 'connect + first echo p99', unit: 'µs', better: 'less', digits: 0 },
+  { key: 'connectByAddressP50Us', title: '… by address p50', unit: 'µs', better: 'less', digits: 0 },
+  { key: 'connectByAddressP99Us', title: '… by address p99', unit: 'µs', better: 'less', digits: 0 },
+  { key: 'laptopCpuDown', title: 'CPU, laptop, down', unit: 's/GB', better: 'less', digits: 2 },
+  { key: 'laptopCpuUp', title: 'CPU, laptop, up', unit: 's/GB', better: 'less', digits: 2 },
+  { key: 'agentCpuDown', title: 'CPU, agent, down', unit: 's/GB', better: 'less', digits: 2 },
+  { key: 'agentCpuUp', title: 'CPU, agent, up', unit: 's/GB', better: 'less', digits: 2 },
+];
+
+export const DISTANCE_METRICS: Metric[] = [
+  {
+    key: 'clientFirstRtts',
+    title: 'connect + first byte, client speaks first',
+    unit: 'RTT',
+    better: 'less',
+    digits: 2,
+  },
+  {
+    key: 'serverFirstRtts',
+    title: 'connect + first byte, server speaks first',
+    unit: 'RTT',
+    better: 'less',
+    digits: 2,
+  },
+  { key: 'echoRtts', title: 'echo', unit: 'RTT', better: 'less', digits: 2 },
+];
+
+/** Subject → metric → one value for each round. */
+export type Samples = Map<string, Map<string, number[]>>;
+
+export function add(samples: Samples, subject: string, values: Record<string, number | undefined>): void {
+  const metrics = samples.get(subject) ?? new Map<string, number[]>();
+  samples.set(subject, metrics);
+  for (const [key, value] of Object.entries(values)) {
+    if (value !== undefined) metrics.set(key, [...(metrics.get(key) ?? []), value]);
+  }
+}
+
+export function median(values: number[]): number {
+  const sorted = [...values].sort((a, b) => a - b);
+  const middle = sorted.length >> 1;
+  const [low = Number.NaN, high = Number.NaN] = [sorted[middle - 1], sorted[middle]];
+  return sorted.length % 2 === 1 ? high : (low + high) / 2;
+}
+
+export type Summary = {
+  subjects: Record<string, Record<string, { median: number; rounds: number[] }>>;
+  /** Each subject's medians over the first subject's. */
+  ratios: Record<string, Record<string, number>>;
+};
+
+export function summarize(samples: Samples): Summary {
+  const subjects: Summary['subjects'] = {};
+  for (const [subject, metrics] of samples) {
+    subjects[subject] = Object.fromEntries(
+      [...metrics].map(([key, rounds]) => [key, { median: median(rounds), rounds }]),
+    );
+  }
+  const [base, ...others] = Object.entries(subjects);
+  const ratios = others.map(([subject, metrics]) => [
+    subject,
+    Object.fromEntries(
+      Object.entries(metrics).flatMap(([key, { median }]) => {
+        const of = base?.[1][key]?.median;
+        return of ? [[key, median / of]] : [];
+      }),
+    ),
+  ]);
+  return { subjects, ratios: Object.fromEntries(ratios) };
+}
+
+export function table(metrics: Metric[], { subjects, ratios }: Summary): string {
+  const names = Object.keys(subjects);
+  const rows = metrics.map(({ key, title, unit, digits }) => [
+    `${title}, ${unit}`,
+    ...names.map((name) => {
+      const value = subjects[name]?.[key]?.median;
+      const ratio = ratios[name]?.[key];
+      if (value === undefined) return '–';
+      return value.toFixed(digits) + (ratio === undefined ? '' : `  (${ratio.toFixed(2)}×)`);
+    }),
+  ]);
+  const all = [['', ...names], ...rows];
+  const widths = all[0]?.map((_, column) => Math.max(...all.map((row) => row[column]?.length ?? 0))) ?? [];
+  return all
+    .map((row) =>
+      row.map((cell, i) => (i === 0 ? cell.padEnd(widths[i] ?? 0) : cell.padStart(widths[i] ?? 0))).join('   '),
+    )
+    .join('\n');
+}
+
+/** A line of the acceptance: what was wanted, what came. */
+export type Goal = { text: string; value: number; holds: boolean };
+
+export function throughputGoals({ ratios }: Summary): Goal[] {
+  const of = ratios['lpk --transport proxy'] ?? {};
+  const atLeast = (key: string, title: string, bound: number) => ({
+    key,
+    title,
+    bound,
+    holds: (value: number) => value >= bound,
+  });
+  const goals = [
+    { ...atLeast('downMBps', 'down at least 1.4× kubectl’s', 1.4) },
+    { ...atLeast('upMBps', 'up at least 1.4× kubectl’s', 1.4) },
+    {
+      ...{ key: 'connectP50Us', title: 'connect + first echo at most half of kubectl’s', bound: 0.5 },
+      holds: (value: number) => value <= 0.5,
+    },
+  ];
+  return goals.map(({ key, title, holds }) => {
+    const value = of[key] ?? Number.NaN;
+    return { text: `over proxy, ${title}: ${value.toFixed(2)}×`, value, holds: holds(value) };
+  });
+}
+
+export function distanceGoals({ subjects }: Summary): Goal[] {
+  return Object.entries(subjects)
+    .filter(([name]) => name.startsWith('lpk'))
+    .flatMap(([name, metrics]) =>
+      (['clientFirstRtts', 'serverFirstRtts'] as const).map((key) => {
+        const value = metrics[key]?.median ?? Number.NaN;
+        const text = `${name}, ${key === 'clientFirstRtts' ? 'client' : 'server'} speaks first: connect + first byte in at most 1.3 RTT: ${value.toFixed(2)}`;
+        return { text, value, holds: value <= 1.3 };
+      }),
+    );
+}
