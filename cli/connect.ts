@@ -21,7 +21,6 @@ import type { Output } from './output.ts';
 import { mapPorts } from './ports.ts';
 import { Undo } from './undo.ts';
 import { whoAmI } from './whoami.ts';
-import { whoAmI } from './whoami.ts';
 
 /**
  * `lpk connect`, whole: find, swap, attach, run; then everything back in reverse. Returns the exit code; throws LpkError after everything was
@@ -225,6 +224,7 @@ async function runCommand(
 ): Promise<number> {
   const { pod, door, attachment, leave, output } = given;
   const { env } = childEnvironment({ laptop: process.env, pod, proxyPort: door.port });
+  leave.signal.throwIfAborted();
   output.yieldTerminal();
   try {
     const running = await launch({ command: program, args, env });

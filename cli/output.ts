@@ -151,7 +151,10 @@ export class Output {
   }
 
   #emit(event: string, fields: Fields): void {
-    if (this.format === 'json') this.#write(this.#stdout, `${JSON.stringify({ event, ...fields })}\n`);
+    if (this.format !== 'json') return;
+    this.#clear(); // both streams may be the same terminal
+    this.#write(this.#stdout, `${JSON.stringify({ event, ...fields })}\n`);
+    this.#draw();
   }
 
   #line(text: string): void {

@@ -155,12 +155,12 @@ async function behindService(cluster: Cluster, service: Json): Promise<Found> {
   const { name } = service.metadata;
   const selector = service.spec.selector as Record<string, string>;
   const matching: Found[] = [];
-  let refused: unknown;
+  const refused: string[] = [];
   for (const kind of WORKLOAD_KINDS) {
     // Who may not list one kind can still use the others.
     const list = await cluster.request('GET', listPath(kind, cluster.namespace)).catch((error: unknown) => {
       if (!(error instanceof LpkError) || error.code !== 'forbidden') throw error;
-      refused = error;
+      refused.push(`${kind}s.apps`);
     });
     for (const workload of (list?.items ?? []) as Json[]) {
       if (selects(selector, workload.spec.template.metadata?.labels)) matching.push({ kind, workload });
@@ -175,7 +175,10 @@ async function behindService(cluster: Cluster, service: Json): Promise<Found> {
       `Service ${name} leads to several workloads: ${all.join(', ')}; name one of them`,
     );
   }
-  if (refused) throw refused;
+  if (refused.length > 0) {
+    const lacking = `user "${cluster.user}" lacks rights in namespace ${cluster.namespace} to find what is behind`;
+    throw new LpkError('forbidden', `${lacking} Service ${name}: list ${refused.join(', ')}`);
+  }
   throw await nothingBehind(cluster, name, selector);
 }
 

@@ -98,7 +98,11 @@ export class Session extends EventEmitter<SessionEvents> {
   /** A small request; both arguments and answer are JSON. Rejects with the LpkError the other side answered. */
   async request<T>(operation: string, args: object = {}): Promise<T> {
     const answer = await this.#ask('control', operation, Buffer.from(JSON.stringify(args)));
-    return JSON.parse(answer.toString('utf8')) as T;
+    try {
+      return JSON.parse(answer.toString('utf8')) as T;
+    } catch (cause) {
+      throw new LpkError('protocol', `the answer to ${operation} is no JSON`, { cause });
+    }
   }
 
   #ask(kind: StreamKind, operation: string, question: Buffer): Promise<Buffer> {

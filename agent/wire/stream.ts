@@ -18,6 +18,9 @@ export type StreamPort = {
 /** Before a datagram counts as 64 bytes, a flood of empty ones would cost nothing. */
 const DATAGRAM_MIN_COST = 64;
 
+/** A reader that takes is asked this often whether it wants more; a whole window may be thousands of pieces. */
+const TAKE_BYTES = 256 * 1024;
+
 /**
  * One stream of a session: a Duplex whose two directions end separately. Its reader's pace is the sender's: credit goes back
  * only for what was read. A `udp` stream keeps datagrams whole and drops rather than waits.
@@ -60,7 +63,7 @@ export class Stream extends Duplex {
   ) {
     const datagrams = init.kind === 'udp';
     super({
-      allowHalfOpen: true,
+      allowHalfOpen: !datagrams, // a flow of datagrams has no half
       readableObjectMode: datagrams,
       writableObjectMode: datagrams,
       readableHighWaterMark: datagrams ? 16 : MAX_PAYLOAD_BYTES,
@@ -94,11 +97,14 @@ export class Stream extends Duplex {
   }
 
   /**
-   * Hands what arrives to `take`, all pieces at hand at once, in place of 'data' events: for bulk a third of their cost. `take`
+   * Hands what arrives to `take`, many pieces at once, in place of 'data' events: for bulk a third of their cost. `take`
    * returns false to get no more until `takeMore()`. The end still comes as 'end'.
    */
   takeWith(take: (pieces: Buffer[]) => boolean): void {
+    const left: Buffer[] = []; // in the Readable's own buffer: an earlier reader's
+    for (let piece = this.read(); piece !== null; piece = this.read()) left.push(piece as Buffer);
     this.#take = take;
+    if (left.length > 0) this.#takeHeld = !take(left);
     this.resume();
     this.#drain();
   }
@@ -120,7 +126,7 @@ export class Stream extends Duplex {
   takePiece(maxBytes: number): { piece: Buffer; done: (() => void) | undefined } | undefined {
     const pending = this.#pending;
     if (!pending || this.#credit <= 0) return undefined;
-    const bytes = Math.min(pending.length, this.#credit, maxBytes);
+    const bytes = this.kind === 'udp' ? pending.length : Math.min(pending.length, this.#credit, maxBytes);
     this.#credit -= this.#cost(bytes);
     if (bytes === pending.length) {
       const done = this.#pendingDone as () => void;
@@ -145,7 +151,9 @@ export class Stream extends Duplex {
   receiveData(pieces: Buffer[]): void {
     let bytes = 0;
     for (const piece of pieces) bytes += this.#cost(piece.length);
-    if (this.#inboxBytes + this.#readOwed + bytes > this.windowBytes) {
+    if (bytes === 0) throw new LpkError('protocol', `stream ${this.id}: DATA without a byte`); // would cost no credit
+    const overdraft = this.kind === 'udp' ? MAX_PAYLOAD_BYTES : 0; // the last datagram need not fit
+    if (this.#inboxBytes + this.#readOwed + bytes > this.windowBytes + overdraft) {
       throw new LpkError('limit-exceeded', `stream ${this.id}: the peer sent more than its window`);
     }
     if (this.#finReceived) throw new LpkError('protocol', `stream ${this.id}: data after FIN`);
@@ -181,9 +189,8 @@ export class Stream extends Duplex {
   #drain(): void {
     while (this.#inbox.length > 0 && (this.#take ? !this.#takeHeld : this.#wanted)) {
       if (this.#take) {
-        const pieces = this.#inbox;
-        this.#inbox = [];
-        this.#consumed(this.#inboxBytes);
+        const pieces = this.#slice();
+        for (const piece of pieces) this.#consumed(piece.length);
         this.#takeHeld = !this.#take(pieces);
       } else {
         const piece = this.#inbox.shift() as Buffer;
@@ -198,9 +205,17 @@ export class Stream extends Duplex {
     }
   }
 
+  /** As much as `take` gets before it is asked again whether it wants more. */
+  #slice(): Buffer[] {
+    if (this.#inboxBytes <= TAKE_BYTES) return this.#inbox.splice(0);
+    let count = 0;
+    for (let bytes = 0; bytes < TAKE_BYTES; count++) bytes += (this.#inbox[count] as Buffer).length;
+    return this.#inbox.splice(0, count);
+  }
+
   override _write(chunk: Buffer, _encoding: BufferEncoding, done: (error?: Error | null) => void): void {
-    if (this.#over) return done();
-    if (this.kind === 'udp' && (this.#cost(chunk.length) > this.#credit || chunk.length > MAX_PAYLOAD_BYTES)) {
+    if (this.#over || (chunk.length === 0 && this.kind !== 'udp')) return done();
+    if (this.kind === 'udp' && (this.#credit <= 0 || chunk.length > MAX_PAYLOAD_BYTES)) {
       return done(); // a datagram that finds no room is dropped, as on any network
     }
     this.#pending = chunk;

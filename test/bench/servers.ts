@@ -21,7 +21,7 @@ function source(socket: net.Socket): void {
     }
   };
   socket.on('drain', send);
-  socket.on('data', (request) => {
+  socket.on('data', (request: Buffer) => {
     left += Number(request.readBigUInt64BE());
     send();
   });
@@ -30,7 +30,7 @@ function source(socket: net.Socket): void {
 /** Takes as many bytes as were announced, then answers with one. */
 function sink(socket: net.Socket): void {
   let left = 0;
-  socket.on('data', (data) => {
+  socket.on('data', (data: Buffer) => {
     let bytes = data.length;
     if (left === 0) {
       left = Number(data.readBigUInt64BE());

@@ -47,8 +47,8 @@ async function otherVersion(version: string): Promise<Record<string, string>> {
 }
 
 /**
- * The go.mod of our binary for a version of Kubernetes, from Kubernetes' own: that one replaces each of its parts with a
- * folder of its repository, and a part of version 1.X.Y is published as v0.X.Y. `go mod tidy` adds the rest.
+ * The go.mod of our binary for a version of Kubernetes, from Kubernetes' own: that one replaces each of its parts with
+ * a folder of its repository, and a part of version 1.X.Y is published as v0.X.Y. `go mod tidy` adds the rest.
  */
 export function kubeModule(version: string, own: string): string {
   const line = (pattern: RegExp, what: string) => {

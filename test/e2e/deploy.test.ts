@@ -303,7 +303,7 @@ describe('finding', () => {
   });
 });
 
-describe('serving', () => {
+describe('serving', { concurrency: 4 }, () => {
   const shapes: [Kind, object, string, Way][] = [
     ['Deployment', { replicas: 2 }, 'proxy', throughProxy],
     ['StatefulSet', { replicas: 2, serviceName: 'x' }, 'port-forward', throughPortForward],
@@ -501,7 +501,10 @@ describe('serving', () => {
     const { workload: ref } = (await findSessions(cluster)).find(({ id }) => id === held.session) ?? {};
     const outcome = await restore(cluster, ref as NonNullable<typeof ref>);
     assert.deepEqual([outcome.workload, outcome.session?.id], ['restored', given.session], 'from the annotation alone');
-    assert.deepEqual(await findSessions(cluster), []);
+    assert.deepEqual(
+      (await findSessions(cluster)).filter(({ id }) => id === given.session || id === orphan),
+      [],
+    );
   });
 });
 

@@ -13,9 +13,9 @@ export type Ended = { code: number | null; signal: NodeJS.Signals | null };
 
 const running = new Set<Lpk>();
 
-/** For `after`: what a failed test left running. Its namespace goes, so nothing needs to be put back. */
+/** For `after`: what a failed test left running, COMMANDs too. Its namespace goes, so nothing needs to be put back. */
 export function endAll(): void {
-  for (const lpk of running) lpk.signal('SIGKILL');
+  for (const { pid } of running) process.kill(-pid, 'SIGKILL');
 }
 
 export class Lpk {
@@ -33,10 +33,16 @@ export class Lpk {
    * `around`: makes of the command line that of a program which runs it; of a terminal, for one. In a process session of its own,
    * so that the terminal that tests are started from plays no part.
    */
-  constructor(args: string[], options: { env?: NodeJS.ProcessEnv; around?: (command: string[]) => string[] } = {}) {
+  constructor(
+    args: string[],
+    options: { json?: boolean; env?: NodeJS.ProcessEnv; around?: (command: string[]) => string[] } = {},
+  ) {
     this.args = args;
-    const { env, around = (command) => command } = options;
-    const [program, ...words] = around([process.execPath, MAIN, ...withJson(args)]) as [string, ...string[]];
+    const { json = true, env, around = (command) => command } = options;
+    const [program, ...words] = around([process.execPath, MAIN, ...(json ? withJson(args) : args)]) as [
+      string,
+      ...string[],
+    ];
     this.#child = spawn(program, words, { detached: true, stdio: 'pipe', env: { ...process.env, ...env } });
     running.add(this);
     let rest = '';
@@ -81,7 +87,9 @@ export class Lpk {
 
   /** The first event of this name (and state, and whatever else `match` wants), past or to come. */
   async event(name: string, match: (event: LpkEvent) => boolean = () => true): Promise<LpkEvent> {
-    return await this.until(`the event "${name}"`, () => this.events.find((each) => each.event === name && match(each)));
+    return await this.until(`the event "${name}"`, () =>
+      this.events.find((each) => each.event === name && match(each)),
+    );
   }
 
   /** The first line of the COMMAND that matches. */

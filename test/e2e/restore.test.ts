@@ -13,6 +13,8 @@ const kinds = {
   ends: 'Deployment',
   interrupted: 'StatefulSet',
   terminated: 'DaemonSet',
+  swapping: 'Deployment',
+  rolling: 'StatefulSet',
   'hung-up': 'Deployment',
   typed: 'Deployment',
   killed: 'Deployment',
@@ -27,7 +29,7 @@ const kinds = {
 } as const;
 type Name = keyof typeof kinds;
 
-const COMMAND = ['--', 'sleep', '1000'];
+const COMMAND = ['--', 'sh', '-c', 'echo runs; exec sleep 1000'];
 const dir = mkdtempSync(path.join(tmpdir(), 'lpk-restore-'));
 
 let shop: Shop;
@@ -69,7 +71,12 @@ function targetOf(name: Name): string {
 }
 
 function connect(name: Name, ...args: string[]): Lpk {
-  return shopOf(name).lpk('connect', targetOf(name), ...(shaped(name).spec.template.spec.containers.length > 1 ? ['--container', 'app'] : []), ...args);
+  return shopOf(name).lpk(
+    'connect',
+    targetOf(name),
+    ...(shaped(name).spec.template.spec.containers.length > 1 ? ['--container', 'app'] : []),
+    ...args,
+  );
 }
 
 /** A session under way; `spec`: the workload's before it. */
@@ -105,19 +112,26 @@ function meddled(spec: string): string {
   return JSON.stringify(changed);
 }
 
-/** A session in a terminal of its own; `exitFile`: where lpk's exit code is put, as with the terminal nobody can tell. */
+/**
+ * A session in a terminal of its own, in a shell of that terminal. `exitFile`: where lpk's exit code is put by a second shell,
+ * which hears every signal and goes on.
+ */
 function inTerminal(name: Name, exitFile: string): Lpk {
+  const quoted = (word: string) => `'${word.replaceAll("'", "'\\''")}'`;
   return new Lpk(shop.args('connect', targetOf(name), ...COMMAND), {
     env: { TERM: 'dumb' },
     around: (command) => {
-      const words = command.map((word) => `'${word}'`).join(' ');
-      return ['script', '-q', '-c', `trap : HUP INT; ${words}; echo $? > ${exitFile}`, '/dev/null'];
+      const second = `trap : HUP INT; ${command.map(quoted).join(' ')}; echo $? > ${exitFile}`;
+      return ['script', '-q', '-c', `sh -c ${quoted(second)}; true`, '/dev/null'];
     },
   });
 }
 
 async function exitCodeIn(exitFile: string, lpk: Lpk): Promise<number> {
-  const text = await eventually(`the end of ${lpk}`, async () => existsSync(exitFile) && readFileSync(exitFile, 'utf8'));
+  const text = await eventually(
+    `the end of ${lpk}`,
+    async () => existsSync(exitFile) && readFileSync(exitFile, 'utf8'),
+  );
   return Number(text);
 }
 
@@ -147,16 +161,32 @@ describe('everything is put back', { concurrency: 3 }, () => {
 
   test('on SIGTERM that ends the COMMAND, a DaemonSet', async () => {
     const { lpk, spec } = await session('terminated', ...COMMAND);
+    await lpk.line(/^runs$/);
     lpk.signal('SIGTERM');
     assert.deepEqual(await lpk.exit(), { code: 143, signal: null }, `${lpk}`);
     await assertPutBack('terminated', spec, lpk);
   });
 
+  for (const [name, step] of [
+    ['swapping', 'swap'],
+    ['rolling', 'rollout'],
+  ] as const) {
+    test(`on SIGTERM in the middle of the ${step}`, async () => {
+      const spec = await shop.specOf(targetOf(name));
+      const lpk = connect(name, ...COMMAND);
+      await lpk.event(step, ({ state }) => state === 'started');
+      lpk.signal('SIGTERM');
+      assert.deepEqual(await lpk.exit(), { code: 143, signal: null }, `${lpk}`);
+      assert.deepEqual(lpk.lines, [], `the COMMAND never ran; ${lpk}`);
+      await assertPutBack(name, spec, lpk);
+    });
+  }
+
   test('when the terminal is closed', async () => {
     const spec = await shop.specOf('deployment/hung-up');
     const exitFile = path.join(dir, 'hung-up');
     const lpk = inTerminal('hung-up', exitFile);
-    await lpk.event('ready');
+    await lpk.line(/^runs$/);
     lpk.signal('SIGKILL'); // `script`, which has the terminal
     assert.equal(await exitCodeIn(exitFile, lpk), 129, `128 + SIGHUP, which the kernel sent the COMMAND; ${lpk}`);
     await assertPutBack('hung-up', spec, lpk);
@@ -166,7 +196,7 @@ describe('everything is put back', { concurrency: 3 }, () => {
     const spec = await shop.specOf('deployment/typed');
     const exitFile = path.join(dir, 'typed');
     const lpk = inTerminal('typed', exitFile);
-    await lpk.event('ready');
+    await lpk.line(/^runs$/);
     lpk.type('\x03');
     assert.equal(await exitCodeIn(exitFile, lpk), 130, `128 + SIGINT, which the terminal sent the COMMAND; ${lpk}`);
     await assertPutBack('typed', spec, lpk);
@@ -212,7 +242,9 @@ describe('everything is put back', { concurrency: 3 }, () => {
     );
     const path = '/metadata/annotations/lpk.dev~1session';
     const record = JSON.parse((await apart.workload('deployment/theirs')).metadata.annotations['lpk.dev/session']);
-    await apart.patch('deployment/theirs', [{ op: 'replace', path, value: JSON.stringify({ ...record, owner: 'alice' }) }]);
+    await apart.patch('deployment/theirs', [
+      { op: 'replace', path, value: JSON.stringify({ ...record, owner: 'alice' }) },
+    ]);
     const held = await apart.specOf('deployment/theirs');
 
     const all = apart.lpk('restore', '--all');
@@ -275,14 +307,24 @@ describe('a workload', { concurrency: 3 }, () => {
     const spec = await shop.specOf('deployment/contested');
     const both = [connect('contested'), connect('contested')];
     const outcomes = await Promise.all(
-      both.map((lpk) => lpk.until('ready, or the end', () => lpk.events.find(({ event }) => event === 'ready' || event === 'error'))),
+      both.map((lpk) =>
+        lpk.until('ready, or the end', () => lpk.events.find(({ event }) => event === 'ready' || event === 'error')),
+      ),
     );
     const winner = both[outcomes.findIndex(({ event }) => event === 'ready')];
     const loser = both[outcomes.findIndex(({ code }) => code === 'already-held')];
     assert.ok(winner && loser, `expected one to be ready and one to be refused; ${both.join('\n')}`);
     assert.deepEqual(await loser.exit(), { code: 1, signal: null }, `${loser}`);
-    assert.match(loser.stderr, new RegExp(`^lpk: deployment/contested is already held by ${whoseHere}`, 'm'), `${loser}`);
-    assert.equal((await shop.objectsOf('deployment/contested')).length, 3, `the winner's Secret, ConfigMap and annotation; ${both.join('\n')}`);
+    assert.match(
+      loser.stderr,
+      new RegExp(`^lpk: deployment/contested is already held by ${whoseHere}`, 'm'),
+      `${loser}`,
+    );
+    assert.equal(
+      (await shop.objectsOf('deployment/contested')).length,
+      3,
+      `the winner's Secret, ConfigMap and annotation; ${both.join('\n')}`,
+    );
     winner.signal('SIGTERM');
     assert.deepEqual(await winner.exit(), { code: 0, signal: null }, `${winner}`);
     await assertPutBack('contested', spec, winner);

@@ -13,7 +13,9 @@ const PATIENCE_MS = 90_000;
 const POLL_MS = 50;
 
 /** What came of a pod's call. `connected` with an error: taken, then broken off. */
-export type Answer = { received: Buffer; error?: undefined } | { received?: undefined; error: string; connected: boolean };
+export type Answer =
+  | { received: Buffer; error?: undefined }
+  | { received?: undefined; error: string; connected: boolean };
 
 export type Call = {
   host: string;
@@ -87,13 +89,21 @@ export class Shop {
   }
 
   args(verb: string, ...args: string[]): string[] {
-    return [verb, '-n', this.namespace, ...(args.includes('--kubeconfig') ? [] : ['--kubeconfig', this.kubeconfig]), ...args];
+    return [
+      verb,
+      '-n',
+      this.namespace,
+      ...(args.includes('--kubeconfig') ? [] : ['--kubeconfig', this.kubeconfig]),
+      ...args,
+    ];
   }
 
   /** Creates the objects and waits until the workloads among them run. */
   async deploy(...objects: Json[]): Promise<void> {
     await Promise.all(objects.map((object) => this.cluster.request('POST', this.#listPath(object), { body: object })));
-    await Promise.all(objects.filter(({ apiVersion }) => apiVersion === 'apps/v1').map((each) => this.rollout(nameOf(each))));
+    await Promise.all(
+      objects.filter(({ apiVersion }) => apiVersion === 'apps/v1').map((each) => this.rollout(nameOf(each))),
+    );
   }
 
   #listPath({ apiVersion, kind }: Json): string {
@@ -103,7 +113,11 @@ export class Shop {
 
   /** Creates the pod that `call` speaks through, and waits for it. */
   async deployCaller(): Promise<void> {
-    const container = { name: 'caller', image: 'node:24-alpine', command: ['node', '--input-type=module', '-e', CALLER] };
+    const container = {
+      name: 'caller',
+      image: 'node:24-alpine',
+      command: ['node', '--input-type=module', '-e', CALLER],
+    };
     const probe = { tcpSocket: { port: 8080 }, periodSeconds: 1 };
     await this.deploy({
       apiVersion: 'v1',
@@ -127,7 +141,9 @@ export class Shop {
 
   /** A pod's call over HTTP: the whole answer. */
   async callHttp(host: string, port: number, headers: Record<string, string> = {}): Promise<Answer> {
-    const lines = Object.entries({ Host: host, Connection: 'close', ...headers }).map(([name, value]) => `${name}: ${value}\r\n`);
+    const lines = Object.entries({ Host: host, Connection: 'close', ...headers }).map(
+      ([name, value]) => `${name}: ${value}\r\n`,
+    );
     return await this.call({ host, port, send: `GET / HTTP/1.1\r\n${lines.join('')}\r\n`, speaks: 'only' });
   }
 
@@ -159,6 +175,10 @@ export class Shop {
     await this.cluster.request('DELETE', this.#ref(name).apiPath, { query: { propagationPolicy: 'Background' } });
   }
 
+  async deletePod(name: string): Promise<void> {
+    await this.cluster.request('DELETE', `/api/v1/namespaces/${this.namespace}/pods/${name}`);
+  }
+
   /** Until all pods are of the present template, ready, and the others gone from the count. */
   async rollout(name: string): Promise<void> {
     await waitRollout(this.cluster, this.#ref(name), { signal: AbortSignal.timeout(PATIENCE_MS) });
@@ -184,7 +204,9 @@ export class Shop {
     const revisions = kind === 'deployment' ? 'replicasets' : 'controllerrevisions';
     const history = `/apis/apps/v1/namespaces/${this.namespace}/${revisions}`;
     const { items } = await this.cluster.request('GET', history, { query: { labelSelector: `app=${app}` } });
-    const agents = [...(await this.pods(name)), ...(items as Json[])].filter((each) => JSON.stringify(each).includes('lpk'));
+    const agents = [...(await this.pods(name)), ...(items as Json[])].filter((each) =>
+      JSON.stringify(each).includes('lpk'),
+    );
     return [...(await this.objectsOf(name)), ...agents.map(({ metadata }) => `a pod or revision: ${metadata.name}`)];
   }
 
@@ -247,7 +269,11 @@ export function service(name: string, ports: (number | [number, number])[], spec
     apiVersion: 'v1',
     kind: 'Service',
     metadata: { name },
-    spec: { selector: { app: name }, ports: all.map(([port, targetPort]) => ({ name: `p${port}`, port, targetPort })), ...spec },
+    spec: {
+      selector: { app: name },
+      ports: all.map(([port, targetPort]) => ({ name: `p${port}`, port, targetPort })),
+      ...spec,
+    },
   };
 }
 

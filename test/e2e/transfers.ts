@@ -145,7 +145,7 @@ export class Transfers {
       if (!socket.write(chunk)) await Promise.race([once(socket, 'drain').catch(() => {}), closed]);
       if (!bytesPerSecond) continue;
       due = Math.max(due + (chunk.length / bytesPerSecond) * 1_000, machineMs());
-      await pause(due - machineMs(), undefined, { signal }).catch(() => {});
+      await pause(Math.max(0, due - machineMs()), undefined, { signal }).catch(() => {});
     }
     socket.end();
     socket.resume(); // the receiver ends its direction when it has everything

@@ -1,10 +1,10 @@
 import { once } from 'node:events';
 import http from 'node:http';
 import net from 'node:net';
-import type { Duplex } from 'node:stream';
+import type { Duplex, Readable } from 'node:stream';
 import type { TestContext } from 'node:test';
 import { acceptWebSocket, type Carrier, openWebSocket } from '../../../agent/wire/carrier.ts';
-import { decodeFrame, encodeFrame, type Frame } from '../../../agent/wire/frames.ts';
+import { decodeFrame, encodeCount, encodeFrame, type Frame } from '../../../agent/wire/frames.ts';
 import { FIRST_UNNUMBERED, FRAME, type FrameType, type Times } from '../../../agent/wire/protocol.ts';
 import { Session } from '../../../agent/wire/session.ts';
 import type { Stream } from '../../../agent/wire/stream.ts';
@@ -146,7 +146,10 @@ export class ScriptedPeer {
   closed: { code: number; reason: string } | undefined;
   /** Answers PING after so long, ms; undefined: never. */
   pongAfterMs: number | undefined;
+  /** Acknowledges every so many numbered frames; undefined: never. */
+  ackEvery: number | undefined;
   #sent = 0;
+  #received = 0;
   #waiting: { matches: (frame: Frame) => boolean; resolve: (frame: Frame) => void }[] = [];
 
   constructor(carrier: Carrier, far: Carrier, socket?: Duplex) {
@@ -205,6 +208,10 @@ export class ScriptedPeer {
 
   #receive(frame: Frame): void {
     this.frames.push(frame);
+    if (frame.type < FIRST_UNNUMBERED) {
+      this.#received += 1;
+      if (this.ackEvery && this.#received % this.ackEvery === 0) this.send(FRAME.ack, 0, 0, encodeCount(this.#received));
+    }
     if (frame.type === FRAME.ping && this.pongAfterMs !== undefined) {
       setTimeout(() => this.send(FRAME.pong, 0, 0, frame.body), this.pongAfterMs);
     }
@@ -280,10 +287,11 @@ export class Relay {
   }
 }
 
-/** Reads a stream to its end. */
-export async function readAll(stream: NodeJS.ReadableStream): Promise<Buffer> {
+/** Reads a stream to its end, and leaves its other direction as it is. */
+export async function readAll(stream: Readable): Promise<Buffer> {
   const pieces: Buffer[] = [];
-  for await (const piece of stream) pieces.push(piece as Buffer);
+  stream.on('data', (piece: Buffer) => pieces.push(piece));
+  await once(stream, 'end');
   return Buffer.concat(pieces);
 }
 

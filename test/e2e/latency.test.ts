@@ -1,0 +1,91 @@
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { mkdtempSync, rmSync } from 'node:fs';
+import type net from 'node:net';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { after, before, test } from 'node:test';
+import { apiServer, forkRelay, type RelayProcess, relayKubeconfig } from '../relay.ts';
+import { connectSocks, Scene } from './scene.ts';
+import type { Order } from './transfers.ts';
+
+/** A new connection costs one round trip, whoever speaks first. */
+
+const ONE_WAY_MS = 25;
+const ROUNDS = 30;
+const AT_MOST_RTT = 1.3;
+
+const dir = mkdtempSync(path.join(tmpdir(), 'lpk-latency-'));
+const kubeconfig = path.join(dir, 'kubeconfig');
+let scene: Scene;
+let relay: RelayProcess;
+before(async () => {
+  scene = await Scene.open('latency');
+  relay = await forkRelay({ target: await apiServer(scene.kubeconfig), oneWayMs: ONE_WAY_MS });
+  await relayKubeconfig(scene.kubeconfig, relay.port, kubeconfig);
+});
+after(async () => {
+  await scene?.close();
+  await relay?.close();
+  rmSync(dir, { recursive: true });
+});
+
+const ECHO: Order = { id: 'echo', act: 'echo' };
+
+for (const transport of ['proxy', 'port-forward']) {
+  test(`over ${transport}: connect and first byte take at most ${AT_MOST_RTT} round trips of 50 ms`, async (t) => {
+    const { lpk, proxyPort } = await scene.connect(['--transport', transport], kubeconfig);
+    const echo = await connectSocks(proxyPort, 'peer', 7000);
+    echo.write(`${JSON.stringify(ECHO)}\n`);
+    const measured = { rtt: [] as number[], clientFirst: [] as number[], serverFirst: [] as number[] };
+    // In turns, so that whatever else the machine does falls on all alike.
+    for (let round = 0; round < ROUNDS; round++) {
+      measured.rtt.push(await timed(() => ask(echo, 'x')));
+      measured.clientFirst.push(
+        await timed(async () => {
+          const socket = await connectSocks(proxyPort, 'peer', 7000);
+          await ask(socket, `${JSON.stringify(ECHO)}\nx`);
+          socket.destroy();
+        }),
+      );
+      measured.serverFirst.push(
+        await timed(async () => {
+          const socket = await connectSocks(proxyPort, 'peer', 7001);
+          await firstByte(socket);
+          socket.destroy();
+        }),
+      );
+    }
+    const rtt = median(measured.rtt);
+    assert.ok(rtt >= 2 * ONE_WAY_MS, `the round trip goes through the relay: ${rtt} ms`);
+    for (const kind of ['clientFirst', 'serverFirst'] as const) {
+      const ratio = median(measured[kind]) / rtt;
+      t.diagnostic(`${kind}: ${ratio.toFixed(2)} round trips of ${rtt.toFixed(1)} ms`);
+      assert.ok(ratio <= AT_MOST_RTT, `${kind}: ${ratio.toFixed(2)} round trips of ${rtt.toFixed(1)} ms`);
+    }
+    echo.destroy();
+    assert.equal(await lpk.leave(), 0);
+  });
+}
+
+async function timed(work: () => Promise<void>): Promise<number> {
+  const began = performance.now();
+  await work();
+  return performance.now() - began;
+}
+
+async function ask(socket: net.Socket, text: string): Promise<void> {
+  socket.write(text);
+  await firstByte(socket);
+}
+
+async function firstByte(socket: net.Socket): Promise<void> {
+  while (socket.read() === null) {
+    if (socket.readableEnded) throw new Error('the connection ended without an answer');
+    await once(socket, 'readable');
+  }
+}
+
+function median(values: number[]): number {
+  return values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)] as number;
+}
