@@ -6,7 +6,7 @@ import { agentBundle } from '../agent/deploy/bundle.ts';
 import { findTarget, parseTarget, type Target } from '../agent/deploy/find.ts';
 import { type Cluster, openCluster } from '../agent/deploy/kube.ts';
 import { preflight } from '../agent/deploy/preflight.ts';
-import { waitRollout } from '../agent/deploy/rollout.ts';
+import { rolloutState, waitRollout } from '../agent/deploy/rollout.ts';
 import { workloadName } from '../agent/deploy/workload.ts';
 import type { LpkError } from '../agent/wire/errors.ts';
 import { KEY_BYTES } from '../agent/wire/protocol.ts';
@@ -146,8 +146,10 @@ async function putBack(
   const name = workloadName(target);
   const step = output.step(`restoring ${name}`, 'restore');
   const { workload, kept } = await restore(cluster, held).catch(failing(step));
-  if (workload === 'restored' && wait) {
-    // It is put back; that its pods are late, or were broken before, is worth a word and no more.
+  // Pods that were not all there before may never be: a broken workload is what people debug.
+  const ranBefore = rolloutState(target.kind, target.workload).done;
+  if (workload === 'restored' && wait && ranBefore) {
+    // It is put back; that its pods are late is worth a word and no more.
     await waitRollout(cluster, target, {
       signal: new AbortController().signal,
       onProgress: (done, total, text) => step.update(`restoring ${name}: ${text}`, { done, total }),
@@ -156,7 +158,7 @@ async function putBack(
       .catch((error: LpkError) => output.warn(`${name} is restored, but its rollout is not done: ${error.message}`));
   }
   const outcome = {
-    restored: `${name} restored`,
+    restored: `${name} restored${wait && !ranBefore ? '; not all its pods ran before, so they are not waited for' : ''}`,
     'not-held': `${name} was restored already`,
     'held-by-another': `${name} is somebody else's by now and was left alone`,
     gone: `${name} was deleted meanwhile; nothing to restore`,

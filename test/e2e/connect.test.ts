@@ -262,7 +262,7 @@ describe('lpk connect', { concurrency: 3 }, () => {
     before(async () => {
       here = await freePort();
       lpk = shop.lpk(
-        ...connect('strict', '--container', 'app', '-p', `${here}:80`),
+        ...connect('strict', '--container', 'app', '-p', `${here}:80`, '-p', `${here}:8090`),
         ...localProcess(here, path.join(dir, 'strict')),
       );
       ready = await lpk.event('ready');
@@ -308,7 +308,9 @@ describe('lpk connect', { concurrency: 3 }, () => {
       assert.match(String(answer.received), /process \d+ api in pod api-/, `${lpk}`);
     });
 
-    test('the other container goes on', async () => {
+    test('the other container goes on, and keeps its port', async () => {
+      const { code, text } = await lpk.event('trouble');
+      assert.deepEqual([code, text], ['address-in-use', "the agent can't listen on the pod's port 8090"], `${lpk}`);
       const answer = await shop.callHttp('strict', 8090);
       assert.ok(String(answer.received).includes(`side in pod ${ready.pods[0]}`), `got ${say(answer)}; ${lpk}`);
     });

@@ -1,6 +1,7 @@
 import { once } from 'node:events';
 import http from 'node:http';
 import net from 'node:net';
+import { flood, type Got, type Visit, visitBare, visitWebSocket } from './strangers.ts';
 import { meet, type Order, Transfers } from './transfers.ts';
 
 /** Runs in a pod: the rest of the cluster, for whoever talks to lpk's user or is talked to. See scene.ts. */
@@ -26,11 +27,17 @@ async function connect({ host, port }: Errand): Promise<net.Socket> {
   return socket;
 }
 
+/** Answers in a row that make sure: the node's rules of a Service choose among old and new pods by chance. */
+const ANSWERS = 20;
+
 /** Until somebody answers there: the Service may know the pod, and the pod its laptop, a little later. */
 async function reach(errand: Errand): Promise<object> {
-  for (let tries = 1; ; tries++) {
+  for (let answers = 0, tries = 1; ; tries++) {
     const socket = await connect(errand).catch(() => undefined);
-    if (socket && (await meet(socket, `reach-${Math.random()}`, 1).catch(() => undefined)) !== undefined) return { tries };
+    const answered = socket && (await meet(socket, `reach-${Math.random()}`, 1).catch(() => undefined)) !== undefined;
+    answers = answered ? answers + 1 : 0;
+    if (answers === ANSWERS) return { tries };
+    if (answered) continue;
     socket?.destroy();
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
@@ -42,9 +49,17 @@ async function gather({ guests, id, ...errand }: Errand & { guests: number; id: 
   return { different: new Set(places).size };
 }
 
+/** To an agent of which this pod knows the address and no more. */
+function visit({ host, port, kind, pieces }: Errand & Visit): Promise<Got> {
+  if (kind === 'bare') return visitBare(() => net.connect({ host, port }), pieces);
+  return visitWebSocket((headers) => http.request({ host, port, headers }), pieces);
+}
+
 const operations: Record<string, (given: never) => Promise<object> | object> = {
   reach,
   gather,
+  visit,
+  flood: ({ host, port, count, atOnce }: Errand & { count: number; atOnce: number }) => flood(port, host, count, atOnce),
   begin: async ({ order, ...errand }: Errand & { order: Order }) => {
     transfers.begin(await connect(errand), order);
     return {};

@@ -24,6 +24,7 @@ const kinds = {
   deleted: 'Deployment',
   taken: 'Deployment',
   hurried: 'Deployment',
+  broken: 'Deployment',
   mine: 'Deployment',
   theirs: 'Deployment',
 } as const;
@@ -39,7 +40,9 @@ let apart: Shop;
 before(async () => {
   [shop, apart] = await Promise.all([Shop.open('restore'), Shop.open('all')]);
   const names = Object.keys(kinds) as Name[];
-  await Promise.all(names.map((name) => shopOf(name).deploy(shaped(name))));
+  await Promise.all(
+    names.map((name) => (name === 'broken' ? shop.create(shaped(name)) : shopOf(name).deploy(shaped(name)))),
+  );
 });
 
 after(async () => {
@@ -62,6 +65,7 @@ function shaped(name: Name): Json {
     volumeMounts: [{ name: 'scratch', mountPath: '/scratch' }],
   };
   const rich = name === 'ends' || name === 'killed';
+  if (name === 'broken') return workload('Deployment', name, { container: { command: ['/bin/false'] } });
   const given = rich ? { container, pod: { volumes: [{ name: 'scratch', emptyDir: {} }] } } : {};
   return workload(kinds[name], name, { ...given, sidecar: rich ? sidecar('side', 8090) : undefined });
 }
@@ -328,6 +332,15 @@ describe('a workload', { concurrency: 3 }, () => {
     winner.signal('SIGTERM');
     assert.deepEqual(await winner.exit(), { code: 0, signal: null }, `${winner}`);
     await assertPutBack('contested', spec, winner);
+  });
+
+  test('that does not run by itself is served, and not waited for afterwards', async () => {
+    const { lpk, spec } = await session('broken');
+    lpk.signal('SIGTERM');
+    assert.deepEqual(await lpk.exit(), { code: 0, signal: null }, `${lpk}`);
+    assert.match(lpk.stderr, /✔ deployment\/broken restored; not all its pods ran before/, `${lpk}`);
+    assert.equal(await shop.specOf('deployment/broken'), spec, `${lpk}`);
+    assert.deepEqual(await shop.objectsOf('deployment/broken'), [], `${lpk}`);
   });
 
   test('that is deleted ends the session, and leaves nothing', async () => {

@@ -8,6 +8,7 @@ import { type Cluster, type Json, openCluster } from '../../agent/deploy/kube.ts
 import { clusterUp, kubectl } from '../cluster/cluster.ts';
 import { LpkProcess } from './lpk-process.ts';
 import type { Errand } from './peer.ts';
+import type { Got, Visit } from './strangers.ts';
 import { type Order, type Result, Transfers } from './transfers.ts';
 
 const LABELS = { peer: { app: 'peer' }, web: { app: 'web' } };
@@ -93,6 +94,15 @@ export class Scene {
   /** How a transfer went at the peer's end; waits for its end. */
   async peerResult(id: string): Promise<Result> {
     return await this.#peer('result', { id });
+  }
+
+  /** A visit to an address in the cluster, from the peer. */
+  async visitFromPod(to: Errand, visit: Visit): Promise<Got> {
+    return await this.#peer('visit', { ...to, ...visit });
+  }
+
+  async floodFromPod(to: Errand, count: number, atOnce: number): Promise<Record<string, number>> {
+    return await this.#peer('flood', { ...to, count, atOnce });
   }
 
   /** Ends every transfer without a fixed size, at both ends. */

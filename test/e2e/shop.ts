@@ -100,10 +100,14 @@ export class Shop {
 
   /** Creates the objects and waits until the workloads among them run. */
   async deploy(...objects: Json[]): Promise<void> {
-    await Promise.all(objects.map((object) => this.cluster.request('POST', this.#listPath(object), { body: object })));
+    await this.create(...objects);
     await Promise.all(
       objects.filter(({ apiVersion }) => apiVersion === 'apps/v1').map((each) => this.rollout(nameOf(each))),
     );
+  }
+
+  async create(...objects: Json[]): Promise<void> {
+    await Promise.all(objects.map((object) => this.cluster.request('POST', this.#listPath(object), { body: object })));
   }
 
   #listPath({ apiVersion, kind }: Json): string {

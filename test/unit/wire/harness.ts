@@ -233,11 +233,9 @@ export class Relay {
   lossy: 'none' | 'toTarget' | 'toClient' | 'both' = 'none';
   #server: net.Server;
   #sockets = new Set<net.Socket>();
-  connections = 0;
 
   private constructor(targetPort: number) {
     this.#server = net.createServer((client) => {
-      this.connections += 1;
       const target = net.connect({ port: targetPort, host: '127.0.0.1', noDelay: true });
       client.setNoDelay(true);
       this.#carry(client, target, 'toTarget');
