@@ -15,7 +15,7 @@ import { Route } from '../proxy/route.ts';
 import { Attachment } from './attachment.ts';
 import type { ConnectOptions } from './connect-options.ts';
 import { childEnvironment } from './environment.ts';
-import { launch } from './launch.ts';
+import { assertCommand, launch } from './launch.ts';
 import { type Leave, untilLeaving } from './leave.ts';
 import type { Output } from './output.ts';
 import { mapPorts } from './ports.ts';
@@ -36,6 +36,7 @@ export async function connect(options: ConnectOptions, output: Output): Promise<
   return untilLeaving(
     { undo, say: (line) => output.say(line), crashed: (error) => output.fail(error), remedy: () => remedy },
     async (leave) => {
+      if (options.command) assertCommand(options.command.program);
       const cluster = await openCluster(options);
       undo.add('close the connections to the cluster', async () => cluster.close());
       const finding = output.step(`finding ${options.target} in ${cluster.namespace} (${cluster.context})`, 'find');
@@ -233,6 +234,7 @@ async function runCommand(
     let lost: unknown;
     attachment.over.catch((error: unknown) => {
       lost = error;
+      output.warn(`${error instanceof Error ? error.message : error}; ending ${program}`, 'ending');
       running.signal('SIGTERM');
     });
     const { exitCode } = await leave.whileRunning(running);

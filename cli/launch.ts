@@ -1,7 +1,7 @@
 import { spawn } from 'node:child_process';
 import { existsSync, readFileSync, statSync } from 'node:fs';
 import { constants } from 'node:os';
-import { resolve } from 'node:path';
+import { delimiter, resolve } from 'node:path';
 import { LpkError, systemCode } from '../agent/wire/errors.ts';
 
 /** How the command ended; `exitCode` is what a shell would report: its own, or 128 + the signal's number. */
@@ -52,6 +52,18 @@ export async function launch(options: {
       child.kill(signal);
     },
   };
+}
+
+/**
+ * Says so before anything is changed in the cluster when there is no such command; `launch` has the last word.
+ *
+ * @throws LpkError `command-not-found`.
+ */
+export function assertCommand(program: string, path = process.env.PATH ?? ''): void {
+  if (process.platform === 'win32') return; // PATHEXT and more: `launch` tells
+  const folders = program.includes('/') ? [''] : path.split(delimiter);
+  if (folders.some((folder) => existsSync(resolve(folder, program)))) return;
+  throw new LpkError('command-not-found', `${program}: command not found`);
 }
 
 function launchError(command: string, cwd: string | undefined, error: Error): LpkError {

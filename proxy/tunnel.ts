@@ -3,7 +3,7 @@ import { EventEmitter } from 'node:events';
 import type { Carrier } from '../agent/wire/carrier.ts';
 import { type ErrorCode, LpkError } from '../agent/wire/errors.ts';
 import { proveAsLaptop, type Welcome } from '../agent/wire/handshake.ts';
-import { CLOSE, SESSION_ID_BYTES, TIMES } from '../agent/wire/protocol.ts';
+import { CLOSE, SESSION_ID_BYTES, TIMES, type Times } from '../agent/wire/protocol.ts';
 import { Session } from '../agent/wire/session.ts';
 
 /** A new attempt starts this often while earlier ones hang: a network that comes back is used within a second. */
@@ -13,6 +13,8 @@ const ATTEMPT_LIFE_MS = 10_000;
 /** An attempt that has begun its proof keeps the others from beginning theirs for so long. */
 const PROOF_MS = 2_000;
 const FIRST_RETRY_MS = 100;
+/** A link that was up for less is retried with growing pauses, like one that never came up. */
+const STABLE_MS = 1_000;
 
 /** Failures that trying again can't mend. */
 const FINAL: ReadonlySet<ErrorCode> = new Set([
@@ -29,6 +31,7 @@ export type TunnelOptions = {
   connect: () => Promise<Carrier>;
   /** What a failed websocket means. */
   explain: (error: unknown) => LpkError;
+  times?: Times;
 };
 
 export type TunnelEvents = {
@@ -41,8 +44,12 @@ export type TunnelEvents = {
   end: [LpkError];
 };
 
-/** `abandon` ends it at whatever step it is. */
-type Attempt = { abandon: () => void; timer: NodeJS.Timeout };
+/** `abandon` ends it at whatever step it is; `claim` is what its proof says. */
+type Attempt = {
+  abandon: () => void;
+  timer: NodeJS.Timeout;
+  claim: { sessionId: Buffer; resuming: boolean } | undefined;
+};
 
 /**
  * The laptop's end of one agent: connects, and reconnects for as long as it is wanted. Streams survive while the agent
@@ -51,14 +58,16 @@ type Attempt = { abandon: () => void; timer: NodeJS.Timeout };
 export class Tunnel extends EventEmitter<TunnelEvents> {
   #options: TunnelOptions;
   #session: Session | undefined;
-  #sessionId = randomBytes(SESSION_ID_BYTES);
+  #sessionId: Buffer | undefined;
   #holdMs: number = TIMES.holdMs;
   #holdTimer: NodeJS.Timeout | undefined;
   #attempts = new Set<Attempt>();
   #nextAttempt: NodeJS.Timeout | undefined;
   #retryMs = FIRST_RETRY_MS;
+  #upSince = 0;
   #proving: { attempt: Attempt; since: number } | undefined;
   #lastError: LpkError | undefined;
+  #failStart: ((error: LpkError) => void) | undefined;
   #closed = false;
   #reconnects = 0;
 
@@ -83,7 +92,10 @@ export class Tunnel extends EventEmitter<TunnelEvents> {
     return this.#reconnects;
   }
 
-  /** Rejects with the last attempt's LpkError after `timeoutMs`, or at once when trying again is of no use. */
+  /**
+   * Rejects with the last attempt's LpkError after `timeoutMs`, or at once when trying again is of no use (or `cancelled`, when it
+   * is closed meanwhile).
+   */
   async start(timeoutMs: number): Promise<void> {
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     const timer = setTimeout(() => {
@@ -91,8 +103,8 @@ export class Tunnel extends EventEmitter<TunnelEvents> {
         this.#lastError ?? new LpkError('agent-unreachable', `the agent did not answer within ${timeoutMs / 1_000} s`),
       );
     }, timeoutMs);
-    const onEnd = (error: LpkError) => reject(error);
-    this.once('up', resolve).once('end', onEnd);
+    this.#failStart = reject;
+    this.once('up', resolve);
     this.#attempt();
     try {
       await promise;
@@ -101,7 +113,8 @@ export class Tunnel extends EventEmitter<TunnelEvents> {
       throw error;
     } finally {
       clearTimeout(timer);
-      this.off('up', resolve).off('end', onEnd);
+      this.off('up', resolve);
+      this.#failStart = undefined;
     }
   }
 
@@ -112,6 +125,7 @@ export class Tunnel extends EventEmitter<TunnelEvents> {
     this.#stopAttempts();
     clearTimeout(this.#holdTimer);
     this.#session?.close('session-ended', 'the laptop left');
+    this.#failStart?.(new LpkError('cancelled', 'the tunnel was closed'));
   }
 
   #attempt(): void {
@@ -133,18 +147,22 @@ export class Tunnel extends EventEmitter<TunnelEvents> {
       abandoned = true;
       carrier?.terminate();
     };
-    const attempt: Attempt = { abandon, timer: setTimeout(abandon, ATTEMPT_LIFE_MS) };
+    const timer = setTimeout(() => {
+      abandon();
+      this.#failed(attempt, new LpkError('timed-out', `no way to the agent within ${ATTEMPT_LIFE_MS / 1_000} s`));
+    }, ATTEMPT_LIFE_MS);
+    const attempt: Attempt = { abandon, timer, claim: undefined };
     this.#attempts.add(attempt);
     let failure: LpkError | undefined;
-    let resuming = false;
     const sample = () => {
       const now = performance.now();
       if (this.#proving && now - this.#proving.since < PROOF_MS)
         throw new LpkError('cancelled', 'another attempt is ahead');
       this.#proving = { attempt, since: now };
-      resuming = this.#session !== undefined && !this.#session.ended;
-      if (!resuming) this.#sessionId = randomBytes(SESSION_ID_BYTES);
-      return { sessionId: this.#sessionId, received: resuming ? (this.#session?.link.received ?? 0) : 0, resuming };
+      const session = this.#session?.ended ? undefined : this.#session;
+      const sessionId = session && this.#sessionId ? this.#sessionId : randomBytes(SESSION_ID_BYTES);
+      attempt.claim = { sessionId, resuming: session !== undefined };
+      return { ...attempt.claim, received: session?.link.received ?? 0 };
     };
     try {
       carrier = await this.#options.connect();
@@ -153,17 +171,17 @@ export class Tunnel extends EventEmitter<TunnelEvents> {
         failure ??= this.#options.explain(error);
       });
       const opened = carrier;
-      await proveAsLaptop(opened, this.#options.key, sample, (welcome) =>
-        this.#welcomed(attempt, opened, welcome, resuming),
-      );
+      const welcomed = (welcome: Welcome) => this.#welcomed(attempt, opened, welcome);
+      await proveAsLaptop(opened, this.#options.key, sample, welcomed, this.#options.times?.handshakeMs);
     } catch (error) {
-      if (!abandoned || this.#attempts.has(attempt)) this.#failed(attempt, failure ?? this.#options.explain(error));
+      if (this.#attempts.has(attempt)) this.#failed(attempt, failure ?? this.#options.explain(error));
     }
   }
 
-  #welcomed(attempt: Attempt, carrier: Carrier, welcome: Welcome, resuming: boolean): void {
+  #welcomed(attempt: Attempt, carrier: Carrier, welcome: Welcome): void {
     this.#retire(attempt);
-    if (this.#closed || this.isUp) return carrier.terminate();
+    if (this.#closed || this.isUp || !attempt.claim) return carrier.terminate();
+    const { sessionId, resuming } = attempt.claim;
     const resumed = resuming && welcome.resumed && this.#session !== undefined && !this.#session.ended;
     if (resuming && !resumed && welcome.resumed) {
       // The session ran out on this side while the agent still held it: the next attempt starts anew.
@@ -173,9 +191,9 @@ export class Tunnel extends EventEmitter<TunnelEvents> {
     this.#stopAttempts();
     clearTimeout(this.#holdTimer);
     this.#holdMs = welcome.holdMs;
-    this.#retryMs = FIRST_RETRY_MS;
+    this.#upSince = performance.now();
     if (this.#session) this.#reconnects += 1;
-    if (!resumed) this.#begin();
+    if (!resumed) this.#begin(sessionId);
     const session = this.session;
     session.link.noteRtt(welcome.rttMs);
     try {
@@ -186,10 +204,11 @@ export class Tunnel extends EventEmitter<TunnelEvents> {
     }
   }
 
-  #begin(): void {
+  #begin(sessionId: Buffer): void {
     this.#session?.close('link-lost', 'the agent no longer has this session');
-    const session = new Session('laptop');
+    const session = new Session('laptop', this.#options.times);
     this.#session = session;
+    this.#sessionId = sessionId;
     session.on('up', () => this.emit('up'));
     session.on('down', (reason) => this.#down(session, reason));
     session.on('end', (error) => this.#sessionEnded(session, error));
@@ -201,6 +220,8 @@ export class Tunnel extends EventEmitter<TunnelEvents> {
       session.close('link-lost', `the link did not come back within ${Math.round(this.#holdMs / 1_000)} s`);
     }, this.#holdMs);
     this.emit('down', { reason, holdMs: this.#holdMs });
+    if (performance.now() - this.#upSince < STABLE_MS) return this.#retry();
+    this.#retryMs = FIRST_RETRY_MS;
     this.#attempt();
   }
 
@@ -209,7 +230,7 @@ export class Tunnel extends EventEmitter<TunnelEvents> {
     if (this.#closed || session !== this.#session) return;
     this.#lastError = error;
     if (error.code !== 'link-lost') this.emit('down', { reason: error.message, holdMs: 0 });
-    this.#schedule(this.#retryMs);
+    this.#retry();
   }
 
   #failed(attempt: Attempt, error: LpkError): void {
@@ -217,10 +238,15 @@ export class Tunnel extends EventEmitter<TunnelEvents> {
     if (this.#closed || this.isUp || error.code === 'cancelled') return;
     this.#lastError = error;
     if (FINAL.has(error.code)) {
+      this.#failStart?.(error);
       this.close();
       this.emit('end', error);
       return;
     }
+    this.#retry();
+  }
+
+  #retry(): void {
     this.#schedule(this.#retryMs);
     this.#retryMs = Math.min(this.#retryMs * 1.5, ATTEMPT_EVERY_MS);
   }

@@ -1,6 +1,6 @@
 import dgram from 'node:dgram';
+import { lookup } from 'node:dns';
 import net from 'node:net';
-import { LpkError } from '../wire/errors.ts';
 import { flowError, pump } from '../wire/pump.ts';
 import type { Stream } from '../wire/stream.ts';
 
@@ -9,7 +9,7 @@ const CONNECT_MS = 15_000;
 const UDP_IDLE_MS = 120_000;
 
 /** Connects a `tcp` stream to where it wants to go, names by the pod's own resolver (getaddrinfo, hosts file, search list). */
-export function dialTcp(stream: Stream): void {
+export function dialTcp(stream: Stream, connectMs: number = CONNECT_MS): void {
   const { host, port } = stream;
   const socket = net.connect({
     host,
@@ -21,12 +21,11 @@ export function dialTcp(stream: Stream): void {
   });
   const timer = setTimeout(() => {
     socket.destroy();
-    stream.reset('timed-out', `${host}:${port} did not answer within ${CONNECT_MS / 1_000} s`);
-  }, CONNECT_MS);
+    stream.reset('timed-out', `${host}:${port} did not answer within ${connectMs / 1_000} s`);
+  }, connectMs);
   const failed = (error: Error) => {
     clearTimeout(timer);
-    const { code, message } = flowError(error);
-    stream.reset(code, message);
+    refuse(stream, error);
   };
   const abandoned = () => {
     clearTimeout(timer);
@@ -43,39 +42,41 @@ export function dialTcp(stream: Stream): void {
   });
 }
 
-/** Serves a `udp` stream with a connected socket, so that an ICMP refusal is heard. Ends after 120 s of silence. */
-export function dialUdp(stream: Stream): void {
+/** Serves a `udp` stream with a connected socket, so that an ICMP refusal is heard. Ends after `idleMs` of silence. */
+export function dialUdp(stream: Stream, idleMs: number = UDP_IDLE_MS): void {
   const { host, port } = stream;
-  const socket = dgram.createSocket({ type: net.isIPv6(host) ? 'udp6' : 'udp4' });
-  let idle = setTimeout(() => stream.end(), UDP_IDLE_MS);
-  const active = () => {
-    clearTimeout(idle);
-    idle = setTimeout(() => stream.end(), UDP_IDLE_MS);
-  };
-  socket.on('error', (error) => {
-    const { code, message } = flowError(error);
-    stream.reset(code, message);
+  if (port === 0) return stream.reset('refused', 'UDP has no port 0');
+  lookup(host, { order: 'ipv4first' }, (error, address, family) => {
+    if (stream.destroyed) return;
+    if (error) return refuse(stream, error);
+    connectUdp(stream, family === 6 ? 'udp6' : 'udp4', address, idleMs);
   });
+}
+
+function connectUdp(stream: Stream, type: dgram.SocketType, address: string, idleMs: number): void {
+  const socket = dgram.createSocket({ type });
+  const idle = setTimeout(() => stream.end(), idleMs);
+  socket.on('error', (error) => refuse(stream, error));
   socket.on('message', (datagram) => {
-    active();
-    if (!stream.writableNeedDrain) stream.write(datagram);
+    idle.refresh();
+    if (stream.writable && !stream.writableNeedDrain) stream.write(datagram);
   });
   stream.on('close', () => {
     clearTimeout(idle);
     socket.close();
   });
-  socket.connect(port, host, () => {
+  socket.once('connect', () => {
     stream.accept();
     stream.on('data', (datagram: Buffer) => {
-      active();
-      socket.send(datagram);
+      idle.refresh();
+      socket.send(datagram); // what the network can't carry is dropped: there is no callback
     });
-    stream.on('end', () => stream.end());
   });
+  socket.connect(stream.port, address);
 }
 
 /** Refuses what the agent can't do, in words the laptop shows. */
 export function refuse(stream: Stream, error: unknown): void {
-  const { code, message } = error instanceof LpkError ? error : flowError(error);
+  const { code, message } = flowError(error);
   stream.reset(code, message);
 }

@@ -9,7 +9,7 @@ import type { Session } from '../wire/session.ts';
  */
 export class Listeners {
   #session: Session;
-  #servers = new Map<number, net.Server>();
+  #servers = new Map<number, { server: net.Server; listening: Promise<void> }>();
 
   constructor(session: Session) {
     this.#session = session;
@@ -18,24 +18,25 @@ export class Listeners {
 
   /** Rejects with LpkError `address-in-use` or `not-allowed`. */
   async open(port: number): Promise<void> {
-    if (this.#servers.has(port)) return;
+    const known = this.#servers.get(port);
+    if (known) return known.listening;
     const server = net.createServer({ allowHalfOpen: true, noDelay: true }, (socket) => this.#accept(port, socket));
-    this.#servers.set(port, server);
-    try {
-      await new Promise<void>((resolve, reject) => {
-        server.once('error', reject);
-        server.listen({ port, backlog: 1024 }, resolve);
-      });
-    } catch (error) {
-      this.#servers.delete(port);
+    const listening = new Promise<void>((resolve, reject) => {
+      server.on('error', reject);
+      server.once('close', () => reject(new LpkError('cancelled', `port ${port} is no longer wanted`)));
+      server.listen({ port, backlog: 1024 }, resolve);
+    }).catch((error) => {
+      if (this.#servers.get(port)?.server === server) this.#servers.delete(port);
       const { code } = flowError(error);
       throw new LpkError(code, `the agent can't listen on the pod's port ${port}`, { cause: error });
-    }
+    });
+    this.#servers.set(port, { server, listening });
+    return listening;
   }
 
   /** Stops taking new connections; those under way go on. */
   close(port: number): void {
-    this.#servers.get(port)?.close();
+    this.#servers.get(port)?.server.close();
     this.#servers.delete(port);
   }
 

@@ -11,7 +11,7 @@ export async function startProbes(port: number, isReady: () => boolean): Promise
   });
   server.maxConnections = 64;
   await new Promise<void>((resolve, reject) => {
-    server.once('error', reject);
+    server.on('error', reject); // later ones (no descriptors left) are survived
     server.listen({ port }, resolve);
   });
   return server;

@@ -90,7 +90,7 @@ export async function startServer(options: ServerOptions): Promise<TunnelServer>
   }
 
   await new Promise<void>((resolve, reject) => {
-    http1.once('error', reject);
+    http1.on('error', reject); // later ones (no descriptors left) are survived
     http1.listen({ port: options.port, host: options.host }, resolve);
   });
   return {

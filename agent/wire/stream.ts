@@ -75,7 +75,7 @@ export class Stream extends Duplex {
     this.host = init.host;
     this.port = init.port;
     this.peerPort = init.peerPort;
-    this.#credit = LIMITS.initialWindowBytes - this.#cost(init.firstSent ?? 0);
+    this.#credit = LIMITS.initialWindowBytes - (init.firstSent ? this.#cost(init.firstSent) : 0);
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     promise.catch(() => {}); // who doesn't ask for the result hears of a failure by the stream's 'error'
     this.opened = promise;

@@ -39,7 +39,7 @@ async function nameservers(t: TestContext, ...stubs: Stub[]): Promise<{ port: nu
     const listener = net.createServer((socket) => {
       asked.push(`tcp ${servers[i]}`);
       socket.on('error', () => {});
-      socket.once('data', (data) => tcp(socket, data));
+      socket.once('data', (data: Buffer) => tcp(socket, data));
     });
     listener.listen(port, servers[i]);
     await once(listener, 'listening');
