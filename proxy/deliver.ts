@@ -1,4 +1,5 @@
 import net from 'node:net';
+import { LpkError } from '../agent/wire/errors.ts';
 import { flowError, pump } from '../agent/wire/pump.ts';
 import type { Session } from '../agent/wire/session.ts';
 import type { Stream } from '../agent/wire/stream.ts';
@@ -27,14 +28,15 @@ export function deliverInbound(
 function connect(stream: Stream, port: number, attempt: number, refused: (port: number) => void): void {
   const host = LOOPBACKS[attempt] as string;
   const socket = net.connect({ host, port, allowHalfOpen: true, noDelay: true });
-  socket.setTimeout(CONNECT_MS, () => socket.destroy(new Error(`127.0.0.1:${port} did not answer`)));
+  socket.setTimeout(CONNECT_MS, () => socket.destroy(new LpkError('timed-out', `${host}:${port} did not answer`)));
   const abandoned = () => socket.destroy();
   const failed = (error: Error) => {
     stream.off('close', abandoned);
     const { code, message } = flowError(error);
-    if (attempt + 1 < LOOPBACKS.length && code !== 'timed-out') return connect(stream, port, attempt + 1, refused);
+    if (code !== 'timed-out' && attempt + 1 < LOOPBACKS.length) return connect(stream, port, attempt + 1, refused);
+    if (code === 'timed-out') return stream.reset(code, message);
     refused(port);
-    stream.reset('refused', attempt === 0 ? message : `nothing listens at 127.0.0.1:${port}`);
+    stream.reset('refused', `nothing listens at 127.0.0.1:${port}`);
   };
   stream.once('close', abandoned);
   socket.once('error', failed);

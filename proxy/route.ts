@@ -1,4 +1,4 @@
-import { LpkError } from '../agent/wire/errors.ts';
+import { type ErrorCode, LpkError } from '../agent/wire/errors.ts';
 import type { Stream } from '../agent/wire/stream.ts';
 import type { Dial, Flow, Outbound } from './flow.ts';
 import type { Tunnel } from './tunnel.ts';
@@ -8,6 +8,8 @@ const REPLY_EARLY_RTT_MS = 10;
 /** A destination that failed lately is waited for, so that its client hears the true reason. */
 const REMEMBER_FAILURE_MS = 30_000;
 const MAX_FAILURES = 1_024;
+/** What says something about the destination; a client that left or a lost link does not. */
+const FAILURES: ReadonlySet<ErrorCode> = new Set(['refused', 'unreachable', 'timed-out', 'not-allowed', 'name-not-found']);
 
 /** Picks the tunnel for each flow, and says whether its client may be answered before the agent has dialled. */
 export class Route {
@@ -33,13 +35,13 @@ export class Route {
     const failedLately = failedAt !== undefined && performance.now() - failedAt < REMEMBER_FAILURE_MS;
     stream.opened.then(
       () => this.#failures.delete(key),
-      () => this.#remember(key),
+      ({ code }: LpkError) => FAILURES.has(code) && this.#remember(key),
     );
     return { stream, opened: stream.opened, replyEarly: session.link.rttMs > REPLY_EARLY_RTT_MS && !failedLately };
   };
 
   #pick(): Tunnel {
-    const tunnel = this.#tunnels.find((candidate) => candidate.isUp) ?? this.#tunnels[0];
+    const tunnel = this.#tunnels.find(({ isUp }) => isUp) ?? this.#tunnels.find(({ isHeld }) => isHeld) ?? this.#tunnels[0];
     if (!tunnel) throw new LpkError('link-lost', 'there is no link to the cluster');
     return tunnel;
   }

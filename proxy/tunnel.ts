@@ -88,6 +88,11 @@ export class Tunnel extends EventEmitter<TunnelEvents> {
     return this.#session?.isUp === true;
   }
 
+  /** Whether there is a session, up or waiting for the link. */
+  get isHeld(): boolean {
+    return this.#session !== undefined && !this.#session.ended;
+  }
+
   get reconnects(): number {
     return this.#reconnects;
   }

@@ -162,9 +162,13 @@ export class Link extends EventEmitter<LinkEvents> {
   /** Ends the link on purpose; the peer hears why. Nothing is kept any more. */
   close(code: ErrorCode, message: string): void {
     if (this.#closed) return;
-    this.#closed = true;
     if (this.#carrier) this.#write({ head: encodeFrame(FRAME.bye, resetValue(code), 0, 0, encodeReason(message)) });
-    this.#drop(message, CLOSE.ended);
+    this.#end(message);
+  }
+
+  #end(reason: string): void {
+    this.#closed = true;
+    this.#drop(reason, CLOSE.ended);
     this.#kept = [];
     this.#keptFrom = 0;
     this.#keptBytes = 0;
@@ -230,8 +234,7 @@ export class Link extends EventEmitter<LinkEvents> {
         this.noteRtt(performance.now() - this.#pingSentAt);
       }
     } else if (frame.type === FRAME.bye) {
-      this.#closed = true;
-      this.#drop('the peer ended the session', CLOSE.ended);
+      this.#end('the peer ended the session');
       this.emit('bye', new LpkError(resetName(frame.arg), frame.body.toString('utf8') || 'the peer ended the session'));
     }
   }

@@ -37,6 +37,9 @@ const OPENERS: { name: string; open: (scene: Scene) => Promise<Subject> }[] = [
   { name: 'lpk port-forward', open: (scene) => openLpk(scene, 'port-forward') },
 ];
 
+/** Load average above which the bench isn't what keeps the machine busy; the idle test cluster makes about 0.5. */
+const BUSY_LOAD = 1.5;
+
 const { values: options } = parseArgs({
   options: {
     rounds: { type: 'string', default: '5' },
@@ -77,6 +80,7 @@ try {
 }
 
 async function main(): Promise<boolean> {
+  const [busy = 0] = os.loadavg();
   const scene = await openScene(folder, oneWayMs);
   closing.push(() => scene.close());
   const subjects: Subject[] = [];
@@ -107,12 +111,24 @@ async function main(): Promise<boolean> {
     node: process.version,
     kubernetes: serverVersion.gitVersion,
   };
-  console.log(`\n${rounds} rounds, medians; × is against ${subjects[0]?.name}. ${Object.values(machine).join(', ')}`);
+  console.log(`\n${Object.values(machine).join(', ')}`);
+  console.log(`Medians of ${rounds} rounds; ×: the median of the rounds' ratios to ${subjects[0]?.name}.`);
+  if (busy > BUSY_LOAD)
+    console.log(`The machine was busy (load ${busy.toFixed(1)} at the start): these numbers are worth little.`);
   if (oneWayMs > 0) console.log(`The API server is ${oneWayMs} ms away: a round trip (RTT) takes ${2 * oneWayMs} ms.`);
   console.log(`\n${table(oneWayMs > 0 ? DISTANCE_METRICS : THROUGHPUT_METRICS, summary)}\n`);
   for (const { text, holds } of goals.filter(({ value }) => !Number.isNaN(value)))
     console.log(`${holds ? '✔' : '✖'} ${text}`);
-  const written = { when: new Date().toISOString(), machine, rounds, mib, oneWayMs, ...summary, goals };
+  const written = {
+    when: new Date().toISOString(),
+    machine,
+    loadAtStart: busy,
+    rounds,
+    mib,
+    oneWayMs,
+    ...summary,
+    goals,
+  };
   writeFileSync(options.out, `${JSON.stringify(written, undefined, 2)}\n`);
   console.log(`written to ${options.out}`);
   return goals.some(({ holds }) => !holds);

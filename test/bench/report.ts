@@ -56,7 +56,7 @@ export function median(values: number[]): number {
 
 export type Summary = {
   subjects: Record<string, Record<string, { median: number; rounds: number[] }>>;
-  /** Each subject's medians over the first subject's. */
+  /** Against the first subject: the median of the rounds' ratios, so that a machine busy in one round misleads less. */
   ratios: Record<string, Record<string, number>>;
 };
 
@@ -71,9 +71,9 @@ export function summarize(samples: Samples): Summary {
   const ratios = others.map(([subject, metrics]) => [
     subject,
     Object.fromEntries(
-      Object.entries(metrics).flatMap(([key, { median }]) => {
-        const of = base?.[1][key]?.median;
-        return of ? [[key, median / of]] : [];
+      Object.entries(metrics).flatMap(([key, { rounds }]) => {
+        const of = base?.[1][key]?.rounds;
+        return of ? [[key, median(rounds.map((value, round) => value / (of[round] ?? Number.NaN)))]] : [];
       }),
     ),
   ]);

@@ -13,6 +13,8 @@ import type { Order } from './transfers.ts';
 
 const ONE_WAY_MS = 25;
 const ROUNDS = 30;
+/** A machine that is busy with other things delays each step; a second round trip would show in every try. */
+const MAX_TRIES = 4;
 const AT_MOST_RTT = 1.3;
 
 const dir = mkdtempSync(path.join(tmpdir(), 'lpk-latency-'));
@@ -37,35 +39,52 @@ for (const transport of ['proxy', 'port-forward']) {
     const { lpk, proxyPort } = await scene.connect(['--transport', transport], kubeconfig);
     const echo = await connectSocks(proxyPort, 'peer', 7000);
     echo.write(`${JSON.stringify(ECHO)}\n`);
-    const measured = { rtt: [] as number[], clientFirst: [] as number[], serverFirst: [] as number[] };
-    // In turns, so that whatever else the machine does falls on all alike.
-    for (let round = 0; round < ROUNDS; round++) {
-      measured.rtt.push(await timed(() => ask(echo, 'x')));
-      measured.clientFirst.push(
-        await timed(async () => {
-          const socket = await connectSocks(proxyPort, 'peer', 7000);
-          await ask(socket, `${JSON.stringify(ECHO)}\nx`);
-          socket.destroy();
-        }),
-      );
-      measured.serverFirst.push(
-        await timed(async () => {
-          const socket = await connectSocks(proxyPort, 'peer', 7001);
-          await firstByte(socket);
-          socket.destroy();
-        }),
-      );
-    }
-    const rtt = median(measured.rtt);
-    assert.ok(rtt >= 2 * ONE_WAY_MS, `the round trip goes through the relay: ${rtt} ms`);
-    for (const kind of ['clientFirst', 'serverFirst'] as const) {
-      const ratio = median(measured[kind]) / rtt;
-      t.diagnostic(`${kind}: ${ratio.toFixed(2)} round trips of ${rtt.toFixed(1)} ms`);
-      assert.ok(ratio <= AT_MOST_RTT, `${kind}: ${ratio.toFixed(2)} round trips of ${rtt.toFixed(1)} ms`);
-    }
+    let measured: Measured;
+    let tries = 0;
+    do {
+      measured = await measure(proxyPort, echo);
+      t.diagnostic(inWords(measured));
+      assert.ok(measured.rtt >= 2 * ONE_WAY_MS, `the round trip goes through the relay: ${measured.rtt} ms`);
+      tries += 1;
+    } while (Math.max(measured.clientFirst, measured.serverFirst) > AT_MOST_RTT && tries < MAX_TRIES);
+    assert.ok(Math.max(measured.clientFirst, measured.serverFirst) <= AT_MOST_RTT, inWords(measured));
     echo.destroy();
     assert.equal(await lpk.leave(), 0);
   });
+}
+
+/** Round trip in ms of an established connection; the others in round trips. Medians. */
+type Measured = { rtt: number; clientFirst: number; serverFirst: number };
+
+function inWords({ rtt, clientFirst, serverFirst }: Measured): string {
+  const ratio = (value: number) => value.toFixed(2);
+  return `client first: ${ratio(clientFirst)}, server first: ${ratio(serverFirst)} round trips of ${rtt.toFixed(1)} ms`;
+}
+
+/** In turns, so that whatever else the machine does falls on all alike. */
+async function measure(proxyPort: number, echo: net.Socket): Promise<Measured> {
+  const rtts: number[] = [];
+  const clientFirst: number[] = [];
+  const serverFirst: number[] = [];
+  for (let round = 0; round < ROUNDS; round++) {
+    rtts.push(await timed(() => ask(echo, 'x')));
+    clientFirst.push(
+      await timed(async () => {
+        const socket = await connectSocks(proxyPort, 'peer', 7000);
+        await ask(socket, `${JSON.stringify(ECHO)}\nx`);
+        socket.destroy();
+      }),
+    );
+    serverFirst.push(
+      await timed(async () => {
+        const socket = await connectSocks(proxyPort, 'peer', 7001);
+        await firstByte(socket);
+        socket.destroy();
+      }),
+    );
+  }
+  const rtt = median(rtts);
+  return { rtt, clientFirst: median(clientFirst) / rtt, serverFirst: median(serverFirst) / rtt };
 }
 
 async function timed(work: () => Promise<void>): Promise<number> {

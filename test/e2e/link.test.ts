@@ -89,9 +89,10 @@ function longestPause(arrivals: number[], from: number, to: number): number {
 
 let runs = 0;
 
-function begin(lpk: Connected): Promise<Running[]> {
+async function begin(lpk: Connected): Promise<Running[]> {
+  await scene.reach(); // a pod whose laptop was away is not ready, and the Service knows it no more
   const run = ++runs;
-  return Promise.all(TRANSFERS.map(({ way, ...order }, i) => Running.begin(lpk, way, { id: `${run}-${i}`, ...order })));
+  return await Promise.all(TRANSFERS.map(({ way, ...order }, i) => Running.begin(lpk, way, { id: `${run}-${i}`, ...order })));
 }
 
 /** Ends the transfers and checks that all arrived; gives when, by transfer. */

@@ -83,10 +83,12 @@ for (const [name, send] of BREACHES) {
 
 test('a BYE ends the session with its code and words', async (t) => {
   const [session, peer] = await ScriptedPeer.forLaptop(t);
+  session.openTcp('web', 80, Buffer.alloc(1_000));
   peer.send(FRAME.bye, resetValue('session-ended'), 0, encodeReason('the agent is stopping'));
   const [error] = (await once(session, 'end')) as [LpkError];
   assert.deepEqual([error.code, error.message], ['session-ended', 'the agent is stopping']);
   assert.equal(session.isUp, false);
+  assert.equal(session.link.keptBytes, 0);
 });
 
 test('a PING is answered with its own token', async (t) => {
