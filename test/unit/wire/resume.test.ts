@@ -118,7 +118,12 @@ async function ordeal(t: TestContext, seed: number): Promise<{ cuts: number; byt
     if (manner < 0.5) wreck.cutAfterBytes = between(random, 1, 300_000);
     await until(() => over() || !pair.laptop.isUp || arrived() >= mark, `more than ${arrived()} bytes`);
     if (over()) break;
-    if (manner >= 0.5 && manner < 0.8) wreck.lossy = manner < 0.65 ? 'toTarget' : 'toClient';
+    if (manner >= 0.8 && pair.laptop.isUp && pair.agent.isUp) {
+      await pair.connect(wreck.port); // what is under way on the old one must not count
+      cuts += 1;
+      continue;
+    }
+    if (manner >= 0.5) wreck.lossy = manner < 0.65 ? 'toTarget' : 'toClient';
     const until2 = arrived() + between(random, 0, 100_000);
     for (let turns = 0; wreck.lossy !== 'none' && turns < 200 && arrived() < until2; turns++) {
       await new Promise((resolve) => setImmediate(resolve));
