@@ -9,7 +9,13 @@ const REPLY_EARLY_RTT_MS = 10;
 const REMEMBER_FAILURE_MS = 30_000;
 const MAX_FAILURES = 1_024;
 /** What says something about the destination; a client that left or a lost link does not. */
-const FAILURES: ReadonlySet<ErrorCode> = new Set(['refused', 'unreachable', 'timed-out', 'not-allowed', 'name-not-found']);
+const FAILURES: ReadonlySet<ErrorCode> = new Set([
+  'refused',
+  'unreachable',
+  'timed-out',
+  'not-allowed',
+  'name-not-found',
+]);
 
 /** Picks the tunnel for each flow, and says whether its client may be answered before the agent has dialled. */
 export class Route {
@@ -41,7 +47,8 @@ export class Route {
   };
 
   #pick(): Tunnel {
-    const tunnel = this.#tunnels.find(({ isUp }) => isUp) ?? this.#tunnels.find(({ isHeld }) => isHeld) ?? this.#tunnels[0];
+    const tunnel =
+      this.#tunnels.find(({ isUp }) => isUp) ?? this.#tunnels.find(({ isHeld }) => isHeld) ?? this.#tunnels[0];
     if (!tunnel) throw new LpkError('link-lost', 'there is no link to the cluster');
     return tunnel;
   }

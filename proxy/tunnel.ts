@@ -17,12 +17,7 @@ const FIRST_RETRY_MS = 100;
 const STABLE_MS = 1_000;
 
 /** Failures that trying again can't mend. */
-const FINAL: ReadonlySet<ErrorCode> = new Set([
-  'forbidden',
-  'key-mismatch',
-  'version-mismatch',
-  'not-found',
-]);
+const FINAL: ReadonlySet<ErrorCode> = new Set(['forbidden', 'key-mismatch', 'version-mismatch', 'not-found']);
 
 export type TunnelOptions = {
   /** The session's 256-bit key. */

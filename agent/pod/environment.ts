@@ -7,7 +7,9 @@ const SET_ASIDE = 'LPK_';
  */
 export function podEnvironment(environment: NodeJS.ProcessEnv): Record<string, string> {
   const result: Record<string, string> = {};
-  const asideFirst = Object.entries(environment).sort(([a], [b]) => Number(b.startsWith(SET_ASIDE)) - Number(a.startsWith(SET_ASIDE)));
+  const asideFirst = Object.entries(environment).sort(
+    ([a], [b]) => Number(b.startsWith(SET_ASIDE)) - Number(a.startsWith(SET_ASIDE)),
+  );
   for (const [name, value] of asideFirst) {
     if (value === undefined) continue;
     const own = name.startsWith(SET_ASIDE) ? name.slice(SET_ASIDE.length) : name;

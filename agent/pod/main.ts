@@ -33,7 +33,9 @@ const listen = async (host: string | undefined) => {
 };
 await listen(config.listen === 'loopback' ? '127.0.0.1' : undefined);
 await startProbes(config.probePort, () => servers.some((server) => server.session()?.isUp === true));
-console.log(`lpk agent for session ${config.session}: port ${config.port} (${config.listen}), probes on ${config.probePort}`);
+console.log(
+  `lpk agent for session ${config.session}: port ${config.port} (${config.listen}), probes on ${config.probePort}`,
+);
 
 for (const signal of ['SIGTERM', 'SIGINT'] as const) {
   process.once(signal, async () => {

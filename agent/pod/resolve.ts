@@ -17,7 +17,10 @@ const FAILURES = [2, 4, 5];
 export function parseResolvConf(text: string): ResolverConfig {
   const config: ResolverConfig = { nameservers: [], search: [], ndots: 1 };
   for (const line of text.split('\n')) {
-    const [keyword, ...values] = line.replace(/[#;].*$/, '').trim().split(/\s+/);
+    const [keyword, ...values] = line
+      .replace(/[#;].*$/, '')
+      .trim()
+      .split(/\s+/);
     if (keyword === 'nameserver' && values[0]) config.nameservers.push(values[0]);
     if (keyword === 'search' || keyword === 'domain') config.search = values;
     if (keyword === 'options') {
@@ -52,7 +55,10 @@ export async function forwardDns(
     failed = answer;
   }
   if (failed) return failed;
-  throw new LpkError('timed-out', `no answer from the pod's nameserver (${nameservers.join(', ') || 'none configured'})`);
+  throw new LpkError(
+    'timed-out',
+    `no answer from the pod's nameserver (${nameservers.join(', ') || 'none configured'})`,
+  );
 }
 
 async function ask(question: Buffer, server: string, port: number, patienceMs: number): Promise<Buffer> {

@@ -42,9 +42,12 @@ export async function startServer(options: ServerOptions): Promise<TunnelServer>
   let newestProven = 0;
   let current: { id: Buffer; session: Session; holdTimer: NodeJS.Timeout | undefined } | undefined;
 
-  const http1 = http.createServer({ headersTimeout: times.handshakeMs, requestTimeout: times.handshakeMs }, (_request, response) => {
-    response.writeHead(404).end();
-  });
+  const http1 = http.createServer(
+    { headersTimeout: times.handshakeMs, requestTimeout: times.handshakeMs },
+    (_request, response) => {
+      response.writeHead(404).end();
+    },
+  );
   http1.maxHeadersCount = 100;
   http1.on('connection', (socket: net.Socket) => {
     socket.setNoDelay(true);
@@ -66,7 +69,9 @@ export async function startServer(options: ServerOptions): Promise<TunnelServer>
       else begin(resume.sessionId);
       return { peerReceived: session?.link.received ?? 0, resumed: session !== undefined, holdMs: options.holdMs };
     };
-    carrier?.once('open', () => proveAsAgent(carrier, options.key, proven, () => current?.session.attach(carrier, resumeFrom), times.handshakeMs));
+    carrier?.once('open', () =>
+      proveAsAgent(carrier, options.key, proven, () => current?.session.attach(carrier, resumeFrom), times.handshakeMs),
+    );
   });
 
   function known({ sessionId, received }: Resume): Session | undefined {
@@ -79,7 +84,10 @@ export async function startServer(options: ServerOptions): Promise<TunnelServer>
     const entry = { id, session, holdTimer: undefined as NodeJS.Timeout | undefined };
     current = entry;
     session.on('down', () => {
-      entry.holdTimer = setTimeout(() => session.close('link-lost', 'the laptop did not come back in time'), options.holdMs);
+      entry.holdTimer = setTimeout(
+        () => session.close('link-lost', 'the laptop did not come back in time'),
+        options.holdMs,
+      );
     });
     session.on('up', () => clearTimeout(entry.holdTimer));
     session.on('end', () => {

@@ -149,7 +149,10 @@ export class Carrier extends EventEmitter<CarrierEvents> {
 }
 
 /** What a laptop needs to open a websocket: headers and TLS options as of `https.request`. */
-export type WebSocketOptions = Pick<https.RequestOptions, 'ca' | 'cert' | 'key' | 'rejectUnauthorized' | 'servername' | 'agent'> & {
+export type WebSocketOptions = Pick<
+  https.RequestOptions,
+  'ca' | 'cert' | 'key' | 'rejectUnauthorized' | 'servername' | 'agent'
+> & {
   headers?: http.OutgoingHttpHeaders;
   /** Give a connected stream instead of dialling the URL's host (a port-forward). */
   createConnection?: () => Duplex;
@@ -183,7 +186,8 @@ export function openWebSocket(url: string, options: WebSocketOptions = {}): Carr
   request.on('error', (error) => carrier.fail(error));
   let answered = false;
   request.on('close', () => {
-    if (!carrier.isOpen && !answered) carrier.fail(new LpkError('agent-unreachable', `${target.host} closed the connection`));
+    if (!carrier.isOpen && !answered)
+      carrier.fail(new LpkError('agent-unreachable', `${target.host} closed the connection`));
   });
   request.on('response', (response) => {
     answered = true;
@@ -199,7 +203,9 @@ export function openWebSocket(url: string, options: WebSocketOptions = {}): Carr
     const { 'sec-websocket-accept': accept, 'sec-websocket-protocol': protocol } = response.headers;
     if (accept !== acceptKey(key) || protocol !== SUBPROTOCOL) {
       socket.destroy();
-      return carrier.fail(new LpkError('version-mismatch', `what answered at ${target.host} speaks ${protocol ?? 'no lpk'}`));
+      return carrier.fail(
+        new LpkError('version-mismatch', `what answered at ${target.host} speaks ${protocol ?? 'no lpk'}`),
+      );
     }
     socket.setNoDelay(true);
     carrier.start(socket, head);
@@ -213,9 +219,18 @@ export function acceptWebSocket(request: http.IncomingMessage, socket: Duplex, h
   const { upgrade, 'sec-websocket-key': key, 'sec-websocket-protocol': protocols } = request.headers;
   const offered = (protocols ?? '').split(',').map((name) => name.trim());
   if (upgrade?.toLowerCase() !== 'websocket' || !key || !offered.includes(SUBPROTOCOL)) {
-    const asked = offered.join(', ').replace(/[^\x20-\x7e]/g, '?').slice(0, 100) || 'nothing';
+    const asked =
+      offered
+        .join(', ')
+        .replace(/[^\x20-\x7e]/g, '?')
+        .slice(0, 100) || 'nothing';
     const text = `this lpk agent speaks ${SUBPROTOCOL}; it was asked for ${asked}\n`;
-    const lines = ['HTTP/1.1 426 Upgrade Required', 'Content-Type: text/plain', `Content-Length: ${text.length}`, 'Connection: close'];
+    const lines = [
+      'HTTP/1.1 426 Upgrade Required',
+      'Content-Type: text/plain',
+      `Content-Length: ${text.length}`,
+      'Connection: close',
+    ];
     socket.end(`${lines.join('\r\n')}\r\n\r\n${text}`);
     return undefined;
   }
@@ -242,6 +257,10 @@ const MAX_ANSWER_CHARS = 4_096;
 const UPGRADE_REQUIRED = 426;
 
 function answerError(status: number, body: string, refused: WebSocketOptions['refused']): LpkError {
-  if (status === UPGRADE_REQUIRED) return new LpkError('version-mismatch', body.trim() || 'the agent speaks another version');
-  return refused?.(status, body) ?? new LpkError('agent-unreachable', `HTTP ${status} in place of a websocket: ${body.trim()}`);
+  if (status === UPGRADE_REQUIRED)
+    return new LpkError('version-mismatch', body.trim() || 'the agent speaks another version');
+  return (
+    refused?.(status, body) ??
+    new LpkError('agent-unreachable', `HTTP ${status} in place of a websocket: ${body.trim()}`)
+  );
 }

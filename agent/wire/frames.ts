@@ -28,7 +28,13 @@ const TYPES = new Set<number>(Object.values(FRAME));
 const NO_BODY = Buffer.alloc(0);
 
 /** A websocket message up to its payload: the 12-byte header, then `fields`. SPEC.md, "Frames". */
-export function encodeFrame(type: FrameType, arg: number, stream: number, seq: number, fields: Buffer = NO_BODY): Buffer {
+export function encodeFrame(
+  type: FrameType,
+  arg: number,
+  stream: number,
+  seq: number,
+  fields: Buffer = NO_BODY,
+): Buffer {
   const message = Buffer.allocUnsafe(HEADER_BYTES + fields.length);
   message[0] = type;
   message[1] = arg;
@@ -56,7 +62,8 @@ export function decodeFrame(message: Buffer, rest: Buffer[] = []): Frame {
 
 export function encodeOpen(fields: OpenFields): Buffer {
   const host = Buffer.from(fields.host, 'utf8');
-  if (host.length > 255) throw new LpkError('name-not-found', `a name of ${host.length} bytes is longer than DNS allows`);
+  if (host.length > 255)
+    throw new LpkError('name-not-found', `a name of ${host.length} bytes is longer than DNS allows`);
   const buffer = Buffer.allocUnsafe(5 + host.length);
   buffer.writeUInt16BE(fields.port, 0);
   buffer.writeUInt16BE(fields.peerPort ?? 0, 2);

@@ -51,7 +51,10 @@ export function proveAsLaptop(
     let expected: Buffer | undefined;
     let nonces: Buffer[] = [];
     let sentAt = 0;
-    const timer = setTimeout(() => fail(new LpkError('timed-out', 'the agent did not prove its key in time')), handshakeMs);
+    const timer = setTimeout(
+      () => fail(new LpkError('timed-out', 'the agent did not prove its key in time')),
+      handshakeMs,
+    );
     const stop = () => {
       clearTimeout(timer);
       carrier.off('message', onMessage);

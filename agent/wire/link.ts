@@ -12,7 +12,17 @@ import {
   type Frame,
   payloadBytes,
 } from './frames.ts';
-import { CLOSE, FIRST_UNNUMBERED, FRAME, type FrameType, LIMITS, resetName, resetValue, TIMES, type Times } from './protocol.ts';
+import {
+  CLOSE,
+  FIRST_UNNUMBERED,
+  FRAME,
+  type FrameType,
+  LIMITS,
+  resetName,
+  resetValue,
+  TIMES,
+  type Times,
+} from './protocol.ts';
 
 /** What a kept frame costs beside its bytes: objects and array slots. */
 const KEPT_OVERHEAD_BYTES = 256;
@@ -120,7 +130,10 @@ export class Link extends EventEmitter<LinkEvents> {
   attach(carrier: Carrier, peerReceived: number): void {
     if (this.#closed) throw new LpkError('session-ended', 'the session has ended');
     if (!this.canResume(peerReceived)) {
-      throw new LpkError('protocol', `the peer claims ${peerReceived} frames; ${this.#acked} to ${this.#sent} are possible`);
+      throw new LpkError(
+        'protocol',
+        `the peer claims ${peerReceived} frames; ${this.#acked} to ${this.#sent} are possible`,
+      );
     }
     this.#drop('replaced by a newer connection', CLOSE.replaced);
     this.#release(peerReceived);

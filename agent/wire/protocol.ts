@@ -30,7 +30,9 @@ export const KIND = { tcp: 1, udp: 2, dns: 3, accept: 4, control: 5 } as const;
 
 export type StreamKind = keyof typeof KIND;
 
-const KIND_NAMES = new Map<number, StreamKind>(Object.entries(KIND).map(([name, value]) => [value, name as StreamKind]));
+const KIND_NAMES = new Map<number, StreamKind>(
+  Object.entries(KIND).map(([name, value]) => [value, name as StreamKind]),
+);
 
 export function kindName(value: number): StreamKind | undefined {
   return KIND_NAMES.get(value);
@@ -85,7 +87,7 @@ export const MAX_UNPROVEN_BYTES = 128;
 export const MAX_REASON_BYTES = 512;
 
 /**
- * Bounds of one session. Received and unread: `maxStreams × initialWindowBytes + windowPoolBytes` (128 MiB) at the very
+ * Bounds of one session. Received and unread: `maxStreams × initialWindowBytes + windowPoolBytes` (96 MiB) at the very
  * worst; sent and not acknowledged: `retainBytes`.
  */
 export const LIMITS = {
@@ -93,12 +95,12 @@ export const LIMITS = {
   maxStreams: 1024,
   /** What a stream may send before the first CREDIT. Both ends know it, so OPEN can carry data. */
   initialWindowBytes: 64 * 1024,
-  /** What one stream's window can grow to: 320 MB/s at 50 ms. */
-  maxWindowBytes: 16 * 1024 * 1024,
+  /** What one stream's window can grow to: 160 MB/s at 50 ms. */
+  maxWindowBytes: 8 * 1024 * 1024,
   /** Growth that all streams of a session share. */
-  windowPoolBytes: 64 * 1024 * 1024,
+  windowPoolBytes: 32 * 1024 * 1024,
   /** Sent but unacknowledged, header and bookkeeping counted; streams wait beyond it. */
-  retainBytes: 32 * 1024 * 1024,
+  retainBytes: 16 * 1024 * 1024,
   /** Handed to the websocket but not yet to the kernel; small enough that a small stream's bytes don't queue long. */
   carrierBufferBytes: 256 * 1024,
   /** Most bytes of a control or DNS answer. */

@@ -1,7 +1,16 @@
 import { EventEmitter } from 'node:events';
 import type { Carrier } from './carrier.ts';
 import { type ErrorCode, LpkError } from './errors.ts';
-import { decodeOpen, decodeUint32, encodeOpen, encodeReason, encodeUint32, type Frame, openArg, payloadBytes } from './frames.ts';
+import {
+  decodeOpen,
+  decodeUint32,
+  encodeOpen,
+  encodeReason,
+  encodeUint32,
+  type Frame,
+  openArg,
+  payloadBytes,
+} from './frames.ts';
 import { Link } from './link.ts';
 import { FRAME, LIMITS, MAX_PAYLOAD_BYTES, resetName, resetValue, type StreamKind, type Times } from './protocol.ts';
 import { Stream } from './stream.ts';
@@ -112,7 +121,8 @@ export class Session extends EventEmitter<SessionEvents> {
       let bytes = 0;
       stream.on('data', (piece: Buffer) => {
         bytes += piece.length;
-        if (bytes > LIMITS.answerBytes) stream.destroy(new LpkError('limit-exceeded', `the answer to ${operation || kind} is too long`));
+        if (bytes > LIMITS.answerBytes)
+          stream.destroy(new LpkError('limit-exceeded', `the answer to ${operation || kind} is too long`));
         else pieces.push(piece);
       });
       stream.on('end', () => resolve(Buffer.concat(pieces)));
@@ -214,14 +224,17 @@ export class Session extends EventEmitter<SessionEvents> {
       case FRAME.credit:
         return stream.receiveCredit(decodeUint32(frame.body));
       case FRAME.reset:
-        return stream.receiveReset(new LpkError(resetName(frame.arg), frame.body.toString('utf8') || resetName(frame.arg)));
+        return stream.receiveReset(
+          new LpkError(resetName(frame.arg), frame.body.toString('utf8') || resetName(frame.arg)),
+        );
     }
   }
 
   #receiveOpen(frame: Frame): void {
     const { fields, first } = decodeOpen(frame);
     const { stream: id } = frame;
-    if (id % 2 !== this.#firstPeerId % 2 || id <= this.#lastPeerId) throw new LpkError('protocol', `OPEN of stream ${id}`);
+    if (id % 2 !== this.#firstPeerId % 2 || id <= this.#lastPeerId)
+      throw new LpkError('protocol', `OPEN of stream ${id}`);
     this.#lastPeerId = id;
     if (this.#streams.size >= LIMITS.maxStreams) {
       const text = encodeReason(`${LIMITS.maxStreams} streams are open already`);

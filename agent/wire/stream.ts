@@ -1,7 +1,7 @@
 import { Duplex } from 'node:stream';
 import { type ErrorCode, LpkError } from './errors.ts';
-import { flowError } from './pump.ts';
 import { LIMITS, MAX_PAYLOAD_BYTES, type StreamKind } from './protocol.ts';
+import { flowError } from './pump.ts';
 
 /** What a stream needs of its session; see session.ts. */
 export type StreamPort = {

@@ -120,8 +120,10 @@ export class FrameReader {
       if (!this.#fin || length > MAX_CONTROL_BYTES) return this.#break(1002, 'a control frame is too long');
       if (this.#opcode > OPCODE.pong) return this.#break(1002, `opcode ${this.#opcode} is unknown`);
     } else {
-      if (this.#inMessage !== (this.#opcode === OPCODE.continuation)) return this.#break(1002, 'fragments are out of order');
-      if (!this.#inMessage && this.#opcode !== OPCODE.binary) return this.#break(1003, 'only binary messages are understood');
+      if (this.#inMessage !== (this.#opcode === OPCODE.continuation))
+        return this.#break(1002, 'fragments are out of order');
+      if (!this.#inMessage && this.#opcode !== OPCODE.binary)
+        return this.#break(1003, 'only binary messages are understood');
       this.#inMessage = true;
       this.#messageBytes += length;
       if (this.#messageBytes > this.maxMessageBytes) return this.#break(1009, 'the message is too long');
@@ -131,7 +133,8 @@ export class FrameReader {
   #take(chunk: Buffer, from: number, to: number): void {
     const piece = chunk.subarray(from, to);
     if (this.#mask) {
-      for (let i = 0; i < piece.length; i++) piece[i] = (piece[i] as number) ^ (this.#mask[this.#maskAt++ & 3] as number);
+      for (let i = 0; i < piece.length; i++)
+        piece[i] = (piece[i] as number) ^ (this.#mask[this.#maskAt++ & 3] as number);
     }
     (this.#opcode >= 8 ? this.#control : this.#pieces).push(piece);
   }

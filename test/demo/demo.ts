@@ -41,13 +41,21 @@ try {
   check('a pod calls http://web: the local process answers', answer.servedBy?.includes('process '), answer.servedBy);
   check('the local process calls http://api by its short name', answer.api?.startsWith('api in pod api-'), answer.api);
   check('… and the StatefulSet pod db-1.db by its name', answer.db === 'db in pod db-1', answer.db);
-  check('the local process has the Secret’s variable', answer.password === 'correct horse battery staple', 'DB_PASSWORD');
+  check(
+    'the local process has the Secret’s variable',
+    answer.password === 'correct horse battery staple',
+    'DB_PASSWORD',
+  );
 } catch (error) {
   check('the pod behind web becomes a local process', false, String(error));
 }
 const left = await leave(lpk);
 const after = await webSpec();
-check('Ctrl-C puts deployment/web back to exactly what it was', left && isDeepStrictEqual(after, before), 'its spec, byte for byte');
+check(
+  'Ctrl-C puts deployment/web back to exactly what it was',
+  left && isDeepStrictEqual(after, before),
+  'its spec, byte for byte',
+);
 const rest = (await kubectl(['get', 'configmaps,secrets,pods', '-n', 'shop', '-o', 'name'])).match(/\S*\blpk\S*/g);
 check('nothing named lpk is left in the cluster', rest === null, rest?.join(' ') ?? 'no ConfigMap, Secret or pod');
 

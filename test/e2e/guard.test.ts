@@ -78,7 +78,12 @@ async function recordHandshake(): Promise<Buffer> {
     send(message);
   };
   const position = { sessionId: randomBytes(SESSION_ID_BYTES), received: 0, resuming: false };
-  await proveAsLaptop(carrier, key, () => position, () => carrier.terminate());
+  await proveAsLaptop(
+    carrier,
+    key,
+    () => position,
+    () => carrier.terminate(),
+  );
   await lpk.lpk.event('link-up', { from });
   await scene.reach();
   return proof as Buffer;
@@ -165,7 +170,12 @@ async function wrongProof(): Promise<Buffer> {
     send(sent);
   };
   const position = { sessionId: randomBytes(SESSION_ID_BYTES), received: 0, resuming: true };
-  const proving = proveAsLaptop(carrier, randomBytes(key.length), () => position, () => assert.fail('welcomed'));
+  const proving = proveAsLaptop(
+    carrier,
+    randomBytes(key.length),
+    () => position,
+    () => assert.fail('welcomed'),
+  );
   await assert.rejects(proving, { code: 'key-mismatch' });
   return proof as Buffer;
 }
@@ -248,8 +258,14 @@ test(`${HALF_OPEN} half-open handshakes: the session goes on, and its laptop get
   const pid = await scene.processOf(lpk.pod);
   const counts = await scene.floodFromPod(agent, HALF_OPEN, AT_ONCE);
   const nothing = Object.entries(counts).filter(([what]) => /^(nothing|HTTP 4\d\d|challenge)$/.test(what));
-  t.diagnostic(`half-open handshakes got: ${JSON.stringify(counts)}; an answer took ${Math.round(ticker.longest)} ms at most`);
-  assert.equal(nothing.reduce((sum, [, count]) => sum + count, 0), HALF_OPEN, JSON.stringify(counts));
+  t.diagnostic(
+    `half-open handshakes got: ${JSON.stringify(counts)}; an answer took ${Math.round(ticker.longest)} ms at most`,
+  );
+  assert.equal(
+    nothing.reduce((sum, [, count]) => sum + count, 0),
+    HALF_OPEN,
+    JSON.stringify(counts),
+  );
   await undisturbed();
 
   const flooding = scene.floodFromPod(agent, HALF_OPEN / 4, AT_ONCE);

@@ -1,7 +1,7 @@
-import { cluster } from '../cluster/up.ts';
 import { enter } from '../cluster/node.ts';
 import { network } from '../cluster/place.ts';
 import { run } from '../cluster/run.ts';
+import { cluster } from '../cluster/up.ts';
 
 /**
  * A computer of its own (a network namespace) whose only way out is to the API server: what it reaches of the cluster, it
@@ -22,7 +22,20 @@ export class Laptop {
     const laptop = new Laptop(name);
     await run('ip', ['netns', 'add', name]);
     try {
-      await run('ip', ['link', 'add', here, 'netns', name, 'type', 'veth', 'peer', 'name', there, 'netns', String(pid)]);
+      await run('ip', [
+        'link',
+        'add',
+        here,
+        'netns',
+        name,
+        'type',
+        'veth',
+        'peer',
+        'name',
+        there,
+        'netns',
+        String(pid),
+      ]);
       const lines = [`addr add 198.19.2.2/30 dev ${here}`, `link set ${here} up`, 'link set lo up'];
       lines.push(`route add ${network.node}/32 via 198.19.2.1`);
       await run('ip', ['-n', name, '-batch', '-'], { input: `${lines.join('\n')}\n` });

@@ -92,7 +92,9 @@ let runs = 0;
 async function begin(lpk: Connected): Promise<Running[]> {
   await scene.reach(); // a pod whose laptop was away is not ready, and the Service knows it no more
   const run = ++runs;
-  return await Promise.all(TRANSFERS.map(({ way, ...order }, i) => Running.begin(lpk, way, { id: `${run}-${i}`, ...order })));
+  return await Promise.all(
+    TRANSFERS.map(({ way, ...order }, i) => Running.begin(lpk, way, { id: `${run}-${i}`, ...order })),
+  );
 }
 
 /** Ends the transfers and checks that all arrived; gives when, by transfer. */

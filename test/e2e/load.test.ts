@@ -40,10 +40,7 @@ for (const transport of ['proxy', 'port-forward']) {
       const outbound = Array.from({ length: CONNECTIONS }, async () =>
         meet(await connectSocks(lpk.proxyPort, 'peer', 7000), id('out'), CONNECTIONS),
       );
-      const [places, inbound] = await Promise.all([
-        Promise.all(outbound),
-        scene.gatherInbound(id('in'), CONNECTIONS),
-      ]);
+      const [places, inbound] = await Promise.all([Promise.all(outbound), scene.gatherInbound(id('in'), CONNECTIONS)]);
       assert.equal(new Set(places).size, CONNECTIONS, 'outbound connections answered, each its own');
       assert.equal(inbound, CONNECTIONS, 'inbound connections answered, each its own');
 

@@ -5,7 +5,12 @@ import { createInterface } from 'node:readline';
 
 export type LpkEvent = { event: string; state?: string } & Record<string, unknown>;
 
-type Waiting = { from: number; matches: (event: LpkEvent) => boolean; resolve: (event: LpkEvent) => void; reject: (error: Error) => void };
+type Waiting = {
+  from: number;
+  matches: (event: LpkEvent) => boolean;
+  resolve: (event: LpkEvent) => void;
+  reject: (error: Error) => void;
+};
 
 /** `lpk` as a person would start it from the checkout, with `-o json`: what it says are events to wait for. */
 export class LpkProcess {
@@ -20,8 +25,12 @@ export class LpkProcess {
   constructor(args: string[]) {
     const lpk = path.join(import.meta.dirname, '../../scripts/lpk');
     this.#child = spawn(lpk, [...args, '-o', 'json'], { stdio: ['ignore', 'pipe', 'pipe'] });
-    createInterface({ input: this.#child.stdout as NodeJS.ReadableStream }).on('line', (line) => this.#said(JSON.parse(line)));
-    createInterface({ input: this.#child.stderr as NodeJS.ReadableStream }).on('line', (line) => this.#stderr.push(line));
+    createInterface({ input: this.#child.stdout as NodeJS.ReadableStream }).on('line', (line) =>
+      this.#said(JSON.parse(line)),
+    );
+    createInterface({ input: this.#child.stderr as NodeJS.ReadableStream }).on('line', (line) =>
+      this.#stderr.push(line),
+    );
     this.ended = new Promise((resolve) => {
       this.#child.once('close', (code) => {
         this.#over = true;

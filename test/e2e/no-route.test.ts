@@ -3,7 +3,7 @@ import { execFile } from 'node:child_process';
 import { after, before, test } from 'node:test';
 import { Laptop } from './laptop.ts';
 import { endAll, Lpk } from './lpk.ts';
-import { service, Shop, workload } from './shop.ts';
+import { Shop, service, workload } from './shop.ts';
 
 /** From a computer without any route to the cluster's pods and Services: lpk is the only way. */
 
@@ -14,7 +14,12 @@ let proxyPort: number;
 
 before(async () => {
   shop = await Shop.open('route');
-  await shop.deploy(workload('Deployment', 'web'), service('web', [[80, 8080]]), workload('Deployment', 'api'), service('api', [[80, 8080]]));
+  await shop.deploy(
+    workload('Deployment', 'web'),
+    service('web', [[80, 8080]]),
+    workload('Deployment', 'api'),
+    service('api', [[80, 8080]]),
+  );
   laptop = await Laptop.make();
   lpk = new Lpk(shop.args('connect', 'web'), { around: (command) => laptop.on(command) });
   ({ proxyPort } = await lpk.event('ready'));
@@ -35,7 +40,11 @@ test('curl reaches a Service by its name through SOCKS and HTTP', async () => {
   ]) {
     for (const host of ['api', `api.${namespace}`, `api.${namespace}.svc.cluster.local`]) {
       const got = await curl(...way, `http://${host}/`);
-      assert.match(got.stdout, /^api in pod api-/, `curl ${way.join(' ')} http://${host}/: got ${JSON.stringify(got)}; ${lpk}`);
+      assert.match(
+        got.stdout,
+        /^api in pod api-/,
+        `curl ${way.join(' ')} http://${host}/: got ${JSON.stringify(got)}; ${lpk}`,
+      );
     }
   }
 });
@@ -52,6 +61,8 @@ function curl(...args: string[]): Promise<{ code: number; stdout: string; stderr
   const [program, ...words] = laptop.on(['curl', '-sS', '--max-time', '10', ...args]) as [string, ...string[]];
   const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !/_proxy$/i.test(name)));
   return new Promise((resolve) => {
-    execFile(program, words, { env }, (error, stdout, stderr) => resolve({ code: error ? Number(error.code) : 0, stdout, stderr }));
+    execFile(program, words, { env }, (error, stdout, stderr) =>
+      resolve({ code: error ? Number(error.code) : 0, stdout, stderr }),
+    );
   });
 }

@@ -59,7 +59,8 @@ const operations: Record<string, (given: never) => Promise<object> | object> = {
   reach,
   gather,
   visit,
-  flood: ({ host, port, count, atOnce }: Errand & { count: number; atOnce: number }) => flood(port, host, count, atOnce),
+  flood: ({ host, port, count, atOnce }: Errand & { count: number; atOnce: number }) =>
+    flood(port, host, count, atOnce),
   begin: async ({ order, ...errand }: Errand & { order: Order }) => {
     transfers.begin(await connect(errand), order);
     return {};
@@ -82,7 +83,9 @@ const server = http.createServer(async (request, response) => {
     for await (const chunk of request.setEncoding('utf8')) text += chunk;
     const operation = operations[request.url?.slice(1) ?? ''];
     if (!operation) throw new Error(`no operation ${request.url}`);
-    response.setHeader('content-type', 'application/json').end(JSON.stringify(await operation(JSON.parse(text) as never)));
+    response
+      .setHeader('content-type', 'application/json')
+      .end(JSON.stringify(await operation(JSON.parse(text) as never)));
   } catch (error) {
     response.writeHead(500).end(String(error));
   }

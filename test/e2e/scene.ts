@@ -40,7 +40,9 @@ export class Scene {
   static async open(name: string): Promise<Scene> {
     const { kubeconfig } = await clusterUp();
     const namespace = `lnk-${name}-${randomBytes(3).toString('hex')}`;
-    const local = net.createServer({ allowHalfOpen: true, noDelay: true }).listen({ port: 0, host: '127.0.0.1', backlog: 1024 });
+    const local = net
+      .createServer({ allowHalfOpen: true, noDelay: true })
+      .listen({ port: 0, host: '127.0.0.1', backlog: 1024 });
     await once(local, 'listening');
     const scene = new Scene(namespace, kubeconfig, await openCluster({ kubeconfig, namespace }), local);
     try {
@@ -158,7 +160,12 @@ export class Scene {
       readinessProbe: { httpGet: { path: '/', port: 8080 }, periodSeconds: 1 },
       volumeMounts: [{ name: 'code', mountPath: '/code' }],
     };
-    const web = { name: 'app', image: 'busybox:1', command: ['sleep', '100000'], ports: [{ containerPort: CONTAINER_PORT }] };
+    const web = {
+      name: 'app',
+      image: 'busybox:1',
+      command: ['sleep', '100000'],
+      ports: [{ containerPort: CONTAINER_PORT }],
+    };
     const volumes = [{ name: 'code', configMap: { name: 'peer' } }];
     return [
       { apiVersion: 'v1', kind: 'ConfigMap', metadata: { name: 'peer' }, data: { 'peer.mjs': program } },
@@ -183,7 +190,11 @@ function deployment(name: keyof typeof LABELS, spec: object): Json {
 }
 
 function service(name: keyof typeof LABELS, ports: Record<number, number>): Json {
-  const list = Object.entries(ports).map(([port, targetPort]) => ({ name: `p${port}`, port: Number(port), targetPort }));
+  const list = Object.entries(ports).map(([port, targetPort]) => ({
+    name: `p${port}`,
+    port: Number(port),
+    targetPort,
+  }));
   return { apiVersion: 'v1', kind: 'Service', metadata: { name }, spec: { selector: LABELS[name], ports: list } };
 }
 

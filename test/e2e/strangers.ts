@@ -55,9 +55,18 @@ export function visitWebSocket(
  * So many half-open handshakes, `atOnce` of them at a time, a new one as soon as the agent ends an old one: silent, in the
  * middle of an HTTP header, or on a websocket without a proof. Tells what they got, and how often.
  */
-export async function flood(port: number, host: string, count: number, atOnce: number): Promise<Record<string, number>> {
+export async function flood(
+  port: number,
+  host: string,
+  count: number,
+  atOnce: number,
+): Promise<Record<string, number>> {
   const header = Object.entries(UPGRADE).map(([name, value]) => `${name}: ${value}\r\n`);
-  const openings = ['', 'GET / HTTP/1.1\r\nhost: agent\r\nx-', `GET / HTTP/1.1\r\nhost: agent\r\n${header.join('')}\r\n`];
+  const openings = [
+    '',
+    'GET / HTTP/1.1\r\nhost: agent\r\nx-',
+    `GET / HTTP/1.1\r\nhost: agent\r\n${header.join('')}\r\n`,
+  ];
   const counts: Record<string, number> = {};
   let begun = 0;
   const one = async (): Promise<void> => {

@@ -1,6 +1,7 @@
-import { Scene, connectSocks } from './scene.ts';
 import { peakMemoryMiB } from './lpk-process.ts';
+import { connectSocks, Scene } from './scene.ts';
 import { meet } from './transfers.ts';
+
 const scene = await Scene.open('mem');
 try {
   for (const transport of process.argv[2]!.split(',')) {
@@ -15,9 +16,21 @@ try {
         jobs.push(scene.transfers.result(`${transport}${i}${act}`));
       }
       await scene.transfers.reached(`${transport}${i}down`, { bytes: 5e7 });
-      await Promise.all([scene.gatherInbound(`${transport}in${i}`, 200), ...Array.from({ length: 200 }, async () => meet(await connectSocks(lpk.proxyPort, 'peer', 7000), `${transport}out${i}`, 200))]);
+      await Promise.all([
+        scene.gatherInbound(`${transport}in${i}`, 200),
+        ...Array.from({ length: 200 }, async () =>
+          meet(await connectSocks(lpk.proxyPort, 'peer', 7000), `${transport}out${i}`, 200),
+        ),
+      ]);
       await Promise.all(jobs);
-      console.log(transport, i, peakMemoryMiB(lpk.lpk.pid), peakMemoryMiB(agent), ((performance.now() - t0) / 1000).toFixed(1), cpu(lpk.lpk.pid));
+      console.log(
+        transport,
+        i,
+        peakMemoryMiB(lpk.lpk.pid),
+        peakMemoryMiB(agent),
+        ((performance.now() - t0) / 1000).toFixed(1),
+        cpu(lpk.lpk.pid),
+      );
     }
     await lpk.lpk.leave();
   }
@@ -26,4 +39,8 @@ try {
 }
 
 import { readFileSync } from 'node:fs';
-function cpu(pid: number) { const f = readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]!.split(' '); return (Number(f[11]) + Number(f[12])) / 100; }
+
+function cpu(pid: number) {
+  const f = readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]!.split(' ');
+  return (Number(f[11]) + Number(f[12])) / 100;
+}

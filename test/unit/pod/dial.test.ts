@@ -32,7 +32,10 @@ async function tcpServer(t: TestContext, serve: (socket: net.Socket) => void): P
   return (server.address() as net.AddressInfo).port;
 }
 
-async function udpServer(t: TestContext, answer: (message: Buffer, reply: (answer: Buffer) => void) => void): Promise<number> {
+async function udpServer(
+  t: TestContext,
+  answer: (message: Buffer, reply: (answer: Buffer) => void) => void,
+): Promise<number> {
   const server = dgram.createSocket('udp4');
   server.on('message', (message, { port, address }) => answer(message, (reply) => server.send(reply, port, address)));
   server.bind(0, '127.0.0.1');
@@ -217,6 +220,8 @@ test('requests: the environment, the resolver, and nothing else', async (t) => {
 
 test('a request longer than 4 MiB is refused', async (t) => {
   const pair = await podPair(t);
-  await assert.rejects(pair.laptop.request('environment', { text: 'x'.repeat(4 * 1024 * 1024) }), { code: 'limit-exceeded' });
+  await assert.rejects(pair.laptop.request('environment', { text: 'x'.repeat(4 * 1024 * 1024) }), {
+    code: 'limit-exceeded',
+  });
   assert.deepEqual(await pair.laptop.request('environment'), { GREETING: 'hello' });
 });

@@ -73,7 +73,10 @@ test('a port that can’t be had is refused with a reason, to everyone who asks'
   t.after(() => taken.close());
   await once(taken, 'listening');
   const { port } = taken.address() as net.AddressInfo;
-  const asked = await Promise.allSettled([pair.laptop.request('listen', { port }), pair.laptop.request('listen', { port })]);
+  const asked = await Promise.allSettled([
+    pair.laptop.request('listen', { port }),
+    pair.laptop.request('listen', { port }),
+  ]);
   for (const result of asked) {
     assert.equal(result.status, 'rejected');
     assert.equal(result.reason.code, 'address-in-use');

@@ -21,7 +21,10 @@ const TRUNCATED = 0x8380;
 type Stub = { udp?: (question: Buffer) => Buffer[]; tcp?: (socket: net.Socket, question: Buffer) => void };
 
 /** Nameservers at 127.0.0.1, 127.0.0.2 … on one port; one that has no `udp` does not listen there. Returns the port. */
-async function nameservers(t: TestContext, ...stubs: Stub[]): Promise<{ port: number; servers: string[]; asked: string[] }> {
+async function nameservers(
+  t: TestContext,
+  ...stubs: Stub[]
+): Promise<{ port: number; servers: string[]; asked: string[] }> {
   const asked: string[] = [];
   let port = 0;
   const servers = stubs.map((_, i) => `127.0.0.${i + 1}`);
@@ -107,7 +110,11 @@ test('the next nameserver is asked when one is silent, refuses or fails; the las
   for (const flags of [SERVFAIL, REFUSED]) {
     const failing = await nameservers(t, { udp: () => [answerOf('bad', flags)] }, good);
     assert.deepEqual(await forwardDns(QUESTION, failing.servers, failing), answerOf('good'));
-    const both = await nameservers(t, { udp: () => [answerOf('bad', flags)] }, { udp: () => [answerOf('worse', flags)] });
+    const both = await nameservers(
+      t,
+      { udp: () => [answerOf('bad', flags)] },
+      { udp: () => [answerOf('worse', flags)] },
+    );
     assert.deepEqual(await forwardDns(QUESTION, both.servers, both), answerOf('worse', flags));
   }
   const no = await nameservers(t, { udp: () => [answerOf('no', NXDOMAIN)] }, good);
@@ -116,9 +123,14 @@ test('the next nameserver is asked when one is silent, refuses or fails; the las
 
 test('nobody there, nothing configured, nowhere to go', async (t) => {
   const { port } = await nameservers(t, {});
-  await assert.rejects(forwardDns(QUESTION, ['127.0.0.9'], { port, perServerMs: 50 }), { code: 'timed-out', message: /127\.0\.0\.9/ });
+  await assert.rejects(forwardDns(QUESTION, ['127.0.0.9'], { port, perServerMs: 50 }), {
+    code: 'timed-out',
+    message: /127\.0\.0\.9/,
+  });
   await assert.rejects(forwardDns(QUESTION, [], { port }), { code: 'timed-out', message: /none configured/ });
-  await assert.rejects(forwardDns(QUESTION, ['not-an-address.invalid', '2001:db8::1'], { port, perServerMs: 50 }), { code: 'timed-out' });
+  await assert.rejects(forwardDns(QUESTION, ['not-an-address.invalid', '2001:db8::1'], { port, perServerMs: 50 }), {
+    code: 'timed-out',
+  });
 });
 
 test('what is no DNS message is refused', async () => {
@@ -138,11 +150,23 @@ const RESOLV_CONF: [name: string, text: string, expected: ReturnType<typeof pars
     '# a\n; b\nnameserver\t10.0.0.1 # trailing\n  nameserver fd00::a\nnameserver fe80::1%eth0\n',
     { nameservers: ['10.0.0.1', 'fd00::a', 'fe80::1%eth0'], search: [], ndots: 1 },
   ],
-  ['the last of search and domain counts', 'domain a.example\nsearch b.example c.example\n', { nameservers: [], search: ['b.example', 'c.example'], ndots: 1 }],
+  [
+    'the last of search and domain counts',
+    'domain a.example\nsearch b.example c.example\n',
+    { nameservers: [], search: ['b.example', 'c.example'], ndots: 1 },
+  ],
   ['domain', 'search b.example\ndomain a.example\n', { nameservers: [], search: ['a.example'], ndots: 1 }],
-  ['other options', 'options timeout:2 edns0 ndots:3 attempts:1\noptions rotate\n', { nameservers: [], search: [], ndots: 3 }],
+  [
+    'other options',
+    'options timeout:2 edns0 ndots:3 attempts:1\noptions rotate\n',
+    { nameservers: [], search: [], ndots: 3 },
+  ],
   ['nonsense', 'nameserver\nfoo bar\noptions ndots:x\nsortlist 1.2.3.4\n', { nameservers: [], search: [], ndots: 1 }],
-  ['CRLF', 'nameserver 10.0.0.1\r\nsearch a.example\r\n', { nameservers: ['10.0.0.1'], search: ['a.example'], ndots: 1 }],
+  [
+    'CRLF',
+    'nameserver 10.0.0.1\r\nsearch a.example\r\n',
+    { nameservers: ['10.0.0.1'], search: ['a.example'], ndots: 1 },
+  ],
 ];
 
 for (const [name, text, expected] of RESOLV_CONF) {
@@ -150,7 +174,11 @@ for (const [name, text, expected] of RESOLV_CONF) {
 }
 
 const ENVIRONMENTS: [name: string, of: Record<string, string>, expected: Record<string, string>][] = [
-  ['what was set aside gets its name back', { LPK_NODE_OPTIONS: '--x', LPK_PATH: '/app/bin', PATH: '/usr/bin', A: '1' }, { NODE_OPTIONS: '--x', PATH: '/app/bin', A: '1' }],
+  [
+    'what was set aside gets its name back',
+    { LPK_NODE_OPTIONS: '--x', LPK_PATH: '/app/bin', PATH: '/usr/bin', A: '1' },
+    { NODE_OPTIONS: '--x', PATH: '/app/bin', A: '1' },
+  ],
   ['also when it comes later, and when it is empty', { PATH: '/usr/bin', LPK_PATH: '' }, { PATH: '' }],
   ['what was not set stays unset', { A: '1' }, { A: '1' }],
 ];

@@ -16,7 +16,10 @@ import { seeded, until } from '../wire/harness.ts';
 const KEY = Buffer.alloc(32, 7);
 
 /** An agent whose streams echo. */
-async function agentServer(t: TestContext, options: Partial<ServerOptions> = {}): Promise<TunnelServer & { sessions: Session[] }> {
+async function agentServer(
+  t: TestContext,
+  options: Partial<ServerOptions> = {},
+): Promise<TunnelServer & { sessions: Session[] }> {
   const sessions: Session[] = [];
   const server = await startServer({
     host: '127.0.0.1',
@@ -88,7 +91,9 @@ async function connected(t: TestContext, port: number): Promise<Laptop> {
 
 test('a key that is not 256 bits is refused at the start', async () => {
   for (const key of [Buffer.alloc(0), Buffer.alloc(16), Buffer.alloc(33)]) {
-    await assert.rejects(startServer({ host: '127.0.0.1', port: 0, key, holdMs: 1, onSession: () => {} }), { code: 'internal' });
+    await assert.rejects(startServer({ host: '127.0.0.1', port: 0, key, holdMs: 1, onSession: () => {} }), {
+      code: 'internal',
+    });
   }
 });
 
@@ -180,7 +185,9 @@ test('a client without the key, with a wrong one, or with garbage gets nothing, 
   const random = seeded(5);
   for (let i = 0; i < 20; i++) {
     const stranger = new Laptop();
-    await assert.rejects(stranger.prove(await challenged(t, server.port), {}, Buffer.alloc(32, 8)), { code: 'key-mismatch' });
+    await assert.rejects(stranger.prove(await challenged(t, server.port), {}, Buffer.alloc(32, 8)), {
+      code: 'key-mismatch',
+    });
     const garbage = await challenged(t, server.port);
     const closed = once(garbage, 'close');
     garbage.send(Buffer.from(Array.from({ length: Math.floor(random() * 128) }, () => Math.floor(random() * 256))));
@@ -264,7 +271,9 @@ function halfOpen(port: number, address: string, sockets: Set<net.Socket>): Prom
   });
 }
 
-test('10,000 half-open handshakes: the session goes on, a laptop gets in, nothing grows', { timeout: 180_000 }, async (t) => {
+test('10,000 half-open handshakes: the session goes on, a laptop gets in, nothing grows', {
+  timeout: 180_000,
+}, async (t) => {
   v8.setFlagsFromString('--expose-gc');
   const collect = vm.runInNewContext('gc') as () => void;
   const server = await agentServer(t, { times: { ...TIMES, handshakeMs: 150_000 } }); // time clears nothing away

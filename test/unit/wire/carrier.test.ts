@@ -40,7 +40,8 @@ test('messages of every size arrive whole and in order, both ways', async (t) =>
   }
   for (const heard of [heardByAgent, heardByLaptop]) {
     await until(() => heard.messages.length === messages.length, 'all messages');
-    for (const [i, message] of messages.entries()) assert.ok(message.equals(heard.messages[i] as Buffer), `message ${i}`);
+    for (const [i, message] of messages.entries())
+      assert.ok(message.equals(heard.messages[i] as Buffer), `message ${i}`);
   }
 });
 
@@ -147,7 +148,12 @@ const REFUSALS: [name: string, answer: (socket: net.Socket) => void, code: strin
     'forbidden',
     '404: no such pod',
   ],
-  ['nothing but a status', (socket) => socket.end('HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n'), 'forbidden', '503: '],
+  [
+    'nothing but a status',
+    (socket) => socket.end('HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n'),
+    'forbidden',
+    '503: ',
+  ],
   [
     'a megabyte',
     (socket) => socket.end(`HTTP/1.1 502 Bad\r\nConnection: close\r\n\r\n${'x'.repeat(1_000_000)}`),
@@ -187,7 +193,11 @@ test('nobody there: the error of the connection, and a close', async () => {
 });
 
 /** A bare TCP client after the upgrade: what a program that means harm can send before it has proven anything. */
-async function rawClient(t: TestContext, port: number, extra = ''): Promise<{ socket: net.Socket; received: () => number }> {
+async function rawClient(
+  t: TestContext,
+  port: number,
+  extra = '',
+): Promise<{ socket: net.Socket; received: () => number }> {
   const socket = net.connect({ port, host: '127.0.0.1' });
   socket.on('error', () => {});
   t.after(() => socket.destroy());
@@ -212,7 +222,11 @@ const BREACHES: [name: string, bytes: Buffer, code: number][] = [
   ['reserved bits', masked(0xc2, 1, Buffer.alloc(1)), 1002],
   ['text', masked(0x81, 1, Buffer.alloc(1)), 1003],
   ['a continuation of nothing', masked(0x80, 1, Buffer.alloc(1)), 1002],
-  ['a new message inside another', Buffer.concat([masked(0x02, 1, Buffer.alloc(1)), masked(0x82, 1, Buffer.alloc(1))]), 1002],
+  [
+    'a new message inside another',
+    Buffer.concat([masked(0x02, 1, Buffer.alloc(1)), masked(0x82, 1, Buffer.alloc(1))]),
+    1002,
+  ],
   ['an unknown opcode', masked(0x8b, 0), 1002],
   ['a fragmented ping', masked(0x09, 0), 1002],
   ['a ping of 126 bytes', Buffer.of(0x89, 0xfe, 0, 126, 0, 0, 0, 0), 1002],
@@ -243,7 +257,10 @@ test('before admit(), a message of more than a handshake needs is refused, also 
   const server = await carrierServer(t);
   for (const bytes of [
     Buffer.concat([Buffer.of(0x82, 0xfe, 1, 0, 0, 0, 0, 0), Buffer.alloc(256)]),
-    Buffer.concat([masked(0x02, 1, Buffer.alloc(1)), ...Array.from({ length: 200 }, () => masked(0x00, 1, Buffer.alloc(1)))]),
+    Buffer.concat([
+      masked(0x02, 1, Buffer.alloc(1)),
+      ...Array.from({ length: 200 }, () => masked(0x00, 1, Buffer.alloc(1))),
+    ]),
   ]) {
     const accepted = server.accepted();
     const { socket } = await rawClient(t, server.port);
@@ -297,7 +314,11 @@ test('terminate() while opening ends it, once, without an error', async (t) => {
 
 test('a plain HTTP request is no websocket', async (t) => {
   const server = await carrierServer(t);
-  const request = http.get({ port: server.port, host: '127.0.0.1', headers: { connection: 'Upgrade', upgrade: 'websocket' } });
+  const request = http.get({
+    port: server.port,
+    host: '127.0.0.1',
+    headers: { connection: 'Upgrade', upgrade: 'websocket' },
+  });
   const [response] = (await once(request, 'response')) as [http.IncomingMessage];
   assert.equal(response.statusCode, 426);
   response.resume();

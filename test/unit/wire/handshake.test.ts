@@ -40,7 +40,8 @@ function record(carrier: Carrier): Buffer[] {
   return messages;
 }
 
-const mac = (side: string, ...parts: Buffer[]) => createHmac('sha256', KEY).update(`lpk.v1 ${side}\0`).update(Buffer.concat(parts)).digest();
+const mac = (side: string, ...parts: Buffer[]) =>
+  createHmac('sha256', KEY).update(`lpk.v1 ${side}\0`).update(Buffer.concat(parts)).digest();
 
 test('both prove the key; the messages are laid out, and signed, as SPEC.md says', async (t) => {
   const [laptop, agent] = await (await carrierServer(t)).connect();
@@ -209,7 +210,10 @@ test('an attempt that is called off when its turn comes sends no proof', async (
   const sample = () => {
     throw new Error('another one is ahead');
   };
-  await assert.rejects(proveAsLaptop(laptop, KEY, sample, () => assert.fail('welcomed')), /another one is ahead/);
+  await assert.rejects(
+    proveAsLaptop(laptop, KEY, sample, () => assert.fail('welcomed')),
+    /another one is ahead/,
+  );
   await until(() => told.closed, 'closed');
   assert.deepEqual([toAgent, told.proven], [[], []]);
 });
@@ -223,7 +227,12 @@ test('what the agent sends right behind its welcome is not missed', async (t: Te
     () => agent.send(Buffer.from('first frame')),
   );
   const frames: string[] = [];
-  await proveAsLaptop(laptop, KEY, () => RESUME, () => laptop.on('message', (frame) => frames.push(String(frame))));
+  await proveAsLaptop(
+    laptop,
+    KEY,
+    () => RESUME,
+    () => laptop.on('message', (frame) => frames.push(String(frame))),
+  );
   await until(() => frames.length > 0, 'the frame');
   assert.deepEqual(frames, ['first frame']);
 });

@@ -90,7 +90,10 @@ export class SessionPair {
     this.agent = new Session('agent', times);
   }
 
-  static async open(t: TestContext, options: { times?: Times; port?: (serverPort: number) => number | Promise<number> } = {}) {
+  static async open(
+    t: TestContext,
+    options: { times?: Times; port?: (serverPort: number) => number | Promise<number> } = {},
+  ) {
     const server = await carrierServer(t);
     const pair = new SessionPair(server, options.times);
     t.after(() => {
@@ -210,7 +213,8 @@ export class ScriptedPeer {
     this.frames.push(frame);
     if (frame.type < FIRST_UNNUMBERED) {
       this.#received += 1;
-      if (this.ackEvery && this.#received % this.ackEvery === 0) this.send(FRAME.ack, 0, 0, encodeCount(this.#received));
+      if (this.ackEvery && this.#received % this.ackEvery === 0)
+        this.send(FRAME.ack, 0, 0, encodeCount(this.#received));
     }
     if (frame.type === FRAME.ping && this.pongAfterMs !== undefined) {
       setTimeout(() => this.send(FRAME.pong, 0, 0, frame.body), this.pongAfterMs);
@@ -309,4 +313,3 @@ export async function socketPair(t: TestContext): Promise<[net.Socket, net.Socke
   }
   return [client, served];
 }
-

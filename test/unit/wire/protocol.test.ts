@@ -55,9 +55,9 @@ const TABLE = {
   LIMITS: {
     maxStreams: 1_024,
     initialWindowBytes: 65_536,
-    maxWindowBytes: 16_777_216,
-    windowPoolBytes: 67_108_864,
-    retainBytes: 33_554_432,
+    maxWindowBytes: 8_388_608,
+    windowPoolBytes: 33_554_432,
+    retainBytes: 16_777_216,
     carrierBufferBytes: 262_144,
     answerBytes: 4_194_304,
   },
@@ -117,18 +117,32 @@ const DUMPS: [name: string, message: Buffer, hex: string][] = [
   ],
   [
     'OPEN control environment',
-    encodeFrame(protocol.FRAME.open, openArg('control'), 7, 4, encodeOpen({ kind: 'control', host: 'environment', port: 0 })),
+    encodeFrame(
+      protocol.FRAME.open,
+      openArg('control'),
+      7,
+      4,
+      encodeOpen({ kind: 'control', host: 'environment', port: 0 }),
+    ),
     '01 05 0000 00000007 00000004 0000 0000 0b 656e7669726f6e6d656e74',
   ],
   ['OPENED', encodeFrame(protocol.FRAME.opened, 0, 1, 1), '02 00 0000 00000001 00000001'],
-  ['DATA', encodeFrame(protocol.FRAME.data, 0, 1, 0x1_0000_0002, Buffer.from('hi')), '03 00 0000 00000001 00000002 6869'],
+  [
+    'DATA',
+    encodeFrame(protocol.FRAME.data, 0, 1, 0x1_0000_0002, Buffer.from('hi')),
+    '03 00 0000 00000001 00000002 6869',
+  ],
   ['FIN', encodeFrame(protocol.FRAME.fin, 0, 0xffff_ffff, 3), '04 00 0000 ffffffff 00000003'],
   [
     'RESET refused',
     encodeFrame(protocol.FRAME.reset, protocol.resetValue('refused'), 1, 9, encodeReason('no')),
     '05 01 0000 00000001 00000009 6e6f',
   ],
-  ['CREDIT 32768', encodeFrame(protocol.FRAME.credit, 0, 1, 10, encodeUint32(32_768)), '06 00 0000 00000001 0000000a 00008000'],
+  [
+    'CREDIT 32768',
+    encodeFrame(protocol.FRAME.credit, 0, 1, 10, encodeUint32(32_768)),
+    '06 00 0000 00000001 0000000a 00008000',
+  ],
   ['ACK 258', encodeFrame(protocol.FRAME.ack, 0, 0, 0, encodeCount(258)), '10 00 0000 00000000 00000000 000000000102'],
   ['PING 7', encodeFrame(protocol.FRAME.ping, 0, 0, 0, encodeUint32(7)), '11 00 0000 00000000 00000000 00000007'],
   ['PONG 7', encodeFrame(protocol.FRAME.pong, 0, 0, 0, encodeUint32(7)), '12 00 0000 00000000 00000000 00000007'],
@@ -162,7 +176,13 @@ test('an OPEN gives back what was put in, its first bytes apart', () => {
 
 test('a name of 255 bytes fits, one of 256 is refused before it is sent', () => {
   const longest = 'a'.repeat(255);
-  const message = encodeFrame(protocol.FRAME.open, openArg('tcp'), 1, 1, encodeOpen({ kind: 'tcp', host: longest, port: 1 }));
+  const message = encodeFrame(
+    protocol.FRAME.open,
+    openArg('tcp'),
+    1,
+    1,
+    encodeOpen({ kind: 'tcp', host: longest, port: 1 }),
+  );
   assert.equal(decodeOpen(decodeFrame(message)).fields.host, longest);
   assert.equal(message.length + protocol.MAX_PAYLOAD_BYTES, protocol.MAX_MESSAGE_BYTES);
   assert.throws(() => encodeOpen({ kind: 'tcp', host: 'ü'.repeat(128), port: 1 }), { code: 'name-not-found' });
@@ -178,10 +198,19 @@ const MALFORMED: [name: string, decode: () => unknown, code?: string][] = [
   ['type 0', () => decodeFrame(Buffer.alloc(12, 0))],
   ['type 7', () => decodeFrame(Buffer.from('070000000000000100000001', 'hex'))],
   ['type 20', () => decodeFrame(Buffer.from('140000000000000000000000', 'hex'))],
-  ['OPEN of an unknown kind', () => decodeOpen(decodeFrame(Buffer.from('010900000000000100000001005000000161', 'hex')))],
+  [
+    'OPEN of an unknown kind',
+    () => decodeOpen(decodeFrame(Buffer.from('010900000000000100000001005000000161', 'hex'))),
+  ],
   ['OPEN without fields', () => decodeOpen(decodeFrame(Buffer.from('010100000000000100000001', 'hex')))],
-  ['OPEN with 4 bytes of fields', () => decodeOpen(decodeFrame(Buffer.from('01010000000000010000000100500000', 'hex')))],
-  ['OPEN whose name is cut off', () => decodeOpen(decodeFrame(Buffer.from('0101000000000001000000010050000003777', 'hex')))],
+  [
+    'OPEN with 4 bytes of fields',
+    () => decodeOpen(decodeFrame(Buffer.from('01010000000000010000000100500000', 'hex'))),
+  ],
+  [
+    'OPEN whose name is cut off',
+    () => decodeOpen(decodeFrame(Buffer.from('0101000000000001000000010050000003777', 'hex'))),
+  ],
   ['ACK of 5 bytes', () => decodeCount(Buffer.alloc(5))],
   ['ACK of 7 bytes', () => decodeCount(Buffer.alloc(7))],
   ['CREDIT of 3 bytes', () => decodeUint32(Buffer.alloc(3))],

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import net from 'node:net';
+import type net from 'node:net';
 import { PassThrough } from 'node:stream';
 import { type TestContext, test } from 'node:test';
 import { LpkError } from '../../../agent/wire/errors.ts';
@@ -143,8 +143,8 @@ test('neither side is read further than the other takes', async (t) => {
   server.on('drain', () => {
     idle = 0;
   });
-  while (idle < 400) {
-    while (!server.writableNeedDrain) {
+  while (idle < 400 && written < 64 * 1024 * 1024) {
+    while (!server.writableNeedDrain && written < 64 * 1024 * 1024) {
       written += chunk.length;
       server.write(chunk);
     }

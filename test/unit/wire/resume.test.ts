@@ -86,7 +86,7 @@ async function ordeal(t: TestContext, seed: number): Promise<{ cuts: number; byt
     far.on('stream', (stream) => {
       streams.push(stream);
       stream.accept();
-      const [there, back] = (ways.slice(2 * stream.port, 2 * stream.port + 2)) as [Way, Way];
+      const [there, back] = ways.slice(2 * stream.port, 2 * stream.port + 2) as [Way, Way];
       read(stream, there, random);
       writers.push(write(stream, back, between(random, 0, 500_000), block, random));
     });
@@ -124,8 +124,8 @@ async function ordeal(t: TestContext, seed: number): Promise<{ cuts: number; byt
       continue;
     }
     if (manner >= 0.5) wreck.lossy = manner < 0.65 ? 'toTarget' : 'toClient';
-    const until2 = arrived() + between(random, 0, 100_000);
-    for (let turns = 0; wreck.lossy !== 'none' && turns < 200 && arrived() < until2; turns++) {
+    const enough = arrived() + between(random, 0, 100_000);
+    for (let turns = 0; wreck.lossy !== 'none' && turns < 200 && arrived() < enough; turns++) {
       await new Promise((resolve) => setImmediate(resolve));
     }
     pair.cut();
@@ -150,7 +150,10 @@ async function ordeal(t: TestContext, seed: number): Promise<{ cuts: number; byt
     await until(() => settled() || isDown(), `seed ${seed}: all streams are forgotten, all is acknowledged`);
     if (isDown()) await pair.connect(wreck.port);
   }
-  assert.deepEqual([pair.laptop.ended, pair.agent.ended, streams.filter(({ errored }) => errored)], [undefined, undefined, []]);
+  assert.deepEqual(
+    [pair.laptop.ended, pair.agent.ended, streams.filter(({ errored }) => errored)],
+    [undefined, undefined, []],
+  );
   return { cuts, bytes: arrived() };
 }
 
@@ -160,7 +163,9 @@ const seeds = LPK_SEED
   ? [Number(LPK_SEED)]
   : Array.from({ length: Number(LPK_SEEDS ?? 12) }, (_, i) => (LPK_SEEDS ? (Math.random() * 2 ** 32) >>> 0 : i + 1));
 
-test('whatever is cut, wherever: every stream arrives whole, once, in order, and ends on both sides', { timeout: 600_000 }, async (t) => {
+test('whatever is cut, wherever: every stream arrives whole, once, in order, and ends on both sides', {
+  timeout: 600_000,
+}, async (t) => {
   let cuts = 0;
   for (const seed of seeds) {
     await t.test(`seed ${seed}`, async (each) => {

@@ -4,7 +4,7 @@ import { test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { LpkError } from '../../../agent/wire/errors.ts';
 import { decodeOpen, encodeOpen, encodeReason, encodeUint32, type Frame, openArg } from '../../../agent/wire/frames.ts';
-import { FRAME, LIMITS, type StreamKind, resetValue } from '../../../agent/wire/protocol.ts';
+import { FRAME, LIMITS, resetValue, type StreamKind } from '../../../agent/wire/protocol.ts';
 import type { Stream } from '../../../agent/wire/stream.ts';
 import { readAll, ScriptedPeer, SessionPair, until } from './harness.ts';
 
@@ -29,12 +29,15 @@ test('streams are numbered odd from the laptop and even from the agent, and OPEN
   pair.agent.openAccept(8080, '10.0.0.8', 40_001);
   await until(() => incoming.length === 4, 'all streams');
   const seen = incoming.map(({ id, kind, host, port, peerPort }) => [id, kind, host, port, peerPort]);
-  assert.deepEqual(seen.sort((a, b) => Number(a[0]) - Number(b[0])), [
-    [1, 'tcp', 'web.shop', 80, 0],
-    [2, 'accept', '10.0.0.7', 8080, 40_000],
-    [3, 'udp', '10.0.0.10', 53, 0],
-    [4, 'accept', '10.0.0.8', 8080, 40_001],
-  ]);
+  assert.deepEqual(
+    seen.sort((a, b) => Number(a[0]) - Number(b[0])),
+    [
+      [1, 'tcp', 'web.shop', 80, 0],
+      [2, 'accept', '10.0.0.7', 8080, 40_000],
+      [3, 'udp', '10.0.0.10', 53, 0],
+      [4, 'accept', '10.0.0.8', 8080, 40_001],
+    ],
+  );
 });
 
 test('the first bytes travel in the OPEN; what does not fit follows', async (t) => {
@@ -77,9 +80,21 @@ for (const [name, send, code] of [
   ['OPEN of a number skipped before', (peer) => [open(peer, 6), open(peer, 4)], 'protocol'],
   ['OPEN with too many first bytes', (peer) => open(peer, 2, 'tcp', Buffer.alloc(65_537)), 'limit-exceeded'],
   ['OPEN cut short', (peer) => peer.send(FRAME.open, 1, 2, Buffer.from('00500000ff61', 'hex')), 'protocol'],
-  ['OPEN of an unknown kind', (peer) => peer.send(FRAME.open, 77, 2, encodeOpen({ kind: 'tcp', host: 'x', port: 1 })), 'protocol'],
-  ['DATA with too many bytes', (peer) => [open(peer, 2), peer.send(FRAME.data, 0, 2, undefined, Buffer.alloc(65_537))], 'limit-exceeded'],
-  ['DATA after FIN', (peer) => [open(peer, 2), peer.send(FRAME.fin, 0, 2), peer.send(FRAME.data, 0, 2, Buffer.from('x'))], 'protocol'],
+  [
+    'OPEN of an unknown kind',
+    (peer) => peer.send(FRAME.open, 77, 2, encodeOpen({ kind: 'tcp', host: 'x', port: 1 })),
+    'protocol',
+  ],
+  [
+    'DATA with too many bytes',
+    (peer) => [open(peer, 2), peer.send(FRAME.data, 0, 2, undefined, Buffer.alloc(65_537))],
+    'limit-exceeded',
+  ],
+  [
+    'DATA after FIN',
+    (peer) => [open(peer, 2), peer.send(FRAME.fin, 0, 2), peer.send(FRAME.data, 0, 2, Buffer.from('x'))],
+    'protocol',
+  ],
   ['DATA of no bytes', (peer) => [open(peer, 2), peer.send(FRAME.data, 0, 2)], 'protocol'],
   ['CREDIT of 3 bytes', (peer) => [open(peer, 2), peer.send(FRAME.credit, 0, 2, Buffer.alloc(3))], 'protocol'],
 ] as [string, (peer: ScriptedPeer) => unknown, string][]) {
@@ -171,12 +186,14 @@ test('an answer longer than 4 MiB is given up, and its stream reset', async (t) 
   const answer = session.request('environment');
   answer.catch(() => {});
   const { stream } = await peer.next(({ type }) => type === FRAME.open);
-  let credit = WINDOW;
+  const credit = WINDOW;
   let sent = 0;
   let reset = false;
-  void peer.next(({ type }) => type === FRAME.reset).then(() => {
-    reset = true;
-  });
+  void peer
+    .next(({ type }) => type === FRAME.reset)
+    .then(() => {
+      reset = true;
+    });
   while (!reset) {
     const credits = peer.of(FRAME.credit).reduce((sum, { body }) => sum + body.readUInt32BE(0), credit);
     while (sent + 32_768 <= credits && sent <= LIMITS.answerBytes) {
@@ -465,7 +482,9 @@ test('a small stream goes ahead of all bulk that has not been handed over yet', 
     const isSmall = dataOf(small);
     await until(() => peer.frames.slice(arrived).some(isSmall), 'the message');
     const at = peer.frames.findIndex((frame, index) => index >= arrived && isSmall(frame));
-    const ahead = peer.frames.slice(0, at).reduce((sum, { type, body }) => sum + (type === FRAME.data ? body.length : 0), 0);
+    const ahead = peer.frames
+      .slice(0, at)
+      .reduce((sum, { type, body }) => sum + (type === FRAME.data ? body.length : 0), 0);
     assert.ok(ahead <= handedOver, `${ahead - handedOver} bytes of bulk went first`);
   }
   for (const stream of bulk) stream.destroy();
@@ -473,6 +492,7 @@ test('a small stream goes ahead of all bulk that has not been handed over yet', 
 
 test('bulk streams share: none is more than a few frames ahead of another', async (t) => {
   const [session, peer] = await ScriptedPeer.forLaptop(t);
+  peer.ackEvery = 16;
   const bulk = Array.from({ length: 5 }, () => session.openTcp('bulk', 80));
   for (const { id } of bulk) peer.send(FRAME.credit, 0, id, encodeUint32(0x7fff_ffff));
   const chunk = Buffer.alloc(200_000);
@@ -484,13 +504,16 @@ test('bulk streams share: none is more than a few frames ahead of another', asyn
     fill();
   }
   await until(() => session.bytes.out > 15_000_000, 'the bulk is under way');
-  const bytes = bulk.map((stream) => peer.frames.filter(dataOf(stream)).reduce((sum, { body }) => sum + body.length, 0));
+  const bytes = bulk.map((stream) =>
+    peer.frames.filter(dataOf(stream)).reduce((sum, { body }) => sum + body.length, 0),
+  );
   assert.ok(Math.max(...bytes) - Math.min(...bytes) < 1_000_000, bytes.join(' '));
   for (const stream of bulk) stream.destroy();
 });
 
 test('bulk is not starved by many small streams', async (t) => {
   const [session, peer] = await ScriptedPeer.forLaptop(t);
+  peer.ackEvery = 16;
   const bulk = session.openTcp('bulk', 80);
   const small = Array.from({ length: 100 }, () => session.openTcp('small', 80));
   for (const { id } of [bulk, ...small]) peer.send(FRAME.credit, 0, id, encodeUint32(0x7fff_ffff));
@@ -503,9 +526,9 @@ test('bulk is not starved by many small streams', async (t) => {
   };
   fill(bulk, 65_536);
   for (const stream of small) fill(stream, 15_000);
-  await until(() => session.bytes.out > 30_000_000, 'all are under way');
+  await until(() => session.bytes.out > 20_000_000, 'all are under way');
   const bytes = peer.frames.filter(dataOf(bulk)).reduce((sum, { body }) => sum + body.length, 0);
-  assert.ok(bytes > 15_000_000 / 101, `bulk got ${bytes} bytes`);
+  assert.ok(bytes > 10_000_000 / 101, `bulk got ${bytes} bytes`);
   for (const stream of [bulk, ...small]) stream.destroy();
 });
 
@@ -554,7 +577,10 @@ test('takeWith gets everything, what was there before too, in slices it can stop
   let stopped = false;
   agent.takeWith((taken) => {
     assert.equal(stopped, false, 'nothing comes after false');
-    most = Math.max(most, taken.reduce((sum, { length }) => sum + length, 0));
+    most = Math.max(
+      most,
+      taken.reduce((sum, { length }) => sum + length, 0),
+    );
     pieces.push(...taken);
     stopped = stop;
     return !stop;
@@ -600,5 +626,8 @@ test('what is stopped for long is taken in slices, not as a whole window', async
   const before = stream.unreadBytes;
   stream.takeMore();
   assert.equal(slices.length, 1);
-  assert.ok((slices[0] as number) <= 320 * 1024 && stream.unreadBytes === before - (slices[0] as number), String(slices));
+  assert.ok(
+    (slices[0] as number) <= 320 * 1024 && stream.unreadBytes === before - (slices[0] as number),
+    String(slices),
+  );
 });
