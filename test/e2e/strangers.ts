@@ -45,7 +45,9 @@ export function visitWebSocket(
     });
     asked.on('upgrade', (response, socket, head) => {
       for (const piece of pieces) socket.write(Buffer.from(piece, 'base64'));
-      collect(socket, head).then((rest) => resolve({ status: response.statusCode ?? 0, rest: rest.toString('hex') }));
+      void collect(socket, head).then((rest) =>
+        resolve({ status: response.statusCode ?? 0, rest: rest.toString('hex') }),
+      );
     });
     asked.end();
   });

@@ -13,7 +13,7 @@ type Rule = { rooms: string[]; packages: string[]; why: string };
 const RULES: Record<string, Rule> = {
   'agent/wire': {
     rooms: [],
-    packages: ['ws'],
+    packages: [],
     why: 'both ends speak the protocol, so it may lean on neither of them',
   },
   'agent/pod': {

@@ -263,7 +263,7 @@ test('an agent that stops says so: the streams end at once, and the tunnel goes 
 });
 
 test('when the link stays down for longer than the agent holds, streams end on both sides; later, a new session begins', async (t) => {
-  const server = await agentServer(t, { holdMs: 300, times: QUICK });
+  const server = await agentServer(t, { holdMs: 1_500, times: QUICK });
   const relay = await relayTo(t, server.port);
   const { tunnel, told } = tunnelTo(t, relay.port, { times: QUICK });
   await tunnel.start(5_000);
