@@ -16,7 +16,7 @@ const LAPTOPS_OWN = new Set([
   ...['RUBYOPT', 'RUBYLIB', 'GEM_HOME', 'GEM_PATH', 'PERL5OPT', 'PERL5LIB', 'GOROOT', 'GOPATH'],
   ...['DOTNET_ROOT', 'DOTNET_STARTUP_HOOKS'],
 ]);
-const LAPTOPS_OWN_PREFIXES = ['LD_', 'DYLD_', 'XDG_', 'CORECLR_', 'LPK_'];
+const LAPTOPS_OWN_PREFIXES = ['LD_', 'DYLD_', 'XDG_', 'CORECLR_'];
 
 const LOOPBACK = ['localhost', '127.0.0.1', '::1'];
 
@@ -24,7 +24,7 @@ const LOOPBACK = ['localhost', '127.0.0.1', '::1'];
  * The environment of the launched command: the pod's variables over the laptop's, less those that describe a machine
  * ({@link LAPTOPS_OWN}), with the proxy variables of {@link proxyEnvironment} over both.
  *
- * The pod's NODE_OPTIONS (which the agent's container hands over as LPK_NODE_OPTIONS) is left out like every other runtime's
+ * The pod's NODE_OPTIONS is left out like every other runtime's
  * options; the laptop's own stays, so a debugger that works through it keeps working.
  *
  * @returns `leftOut`: names of the pod's variables that were not taken over, sorted.

@@ -16,8 +16,10 @@ const FIRST_RETRY_MS = 100;
 /** A link that was up for less is retried with growing pauses, like one that never came up. */
 const STABLE_MS = 1_000;
 
-/** Failures that trying again can't mend. */
-const FINAL: ReadonlySet<ErrorCode> = new Set(['forbidden', 'key-mismatch', 'version-mismatch', 'not-found']);
+/** Failures that trying again can't mend … */
+const FINAL: ReadonlySet<ErrorCode> = new Set(['key-mismatch', 'version-mismatch']);
+/** … and those that are final at first; later, an API server that is just starting may say so and mean nothing by it. */
+const FINAL_AT_FIRST: ReadonlySet<ErrorCode> = new Set(['forbidden', 'not-found']);
 
 export type TunnelOptions = {
   /** The session's 256-bit key. */
@@ -237,7 +239,7 @@ export class Tunnel extends EventEmitter<TunnelEvents> {
     this.#retire(attempt);
     if (this.#closed || this.isUp || error.code === 'cancelled') return;
     this.#lastError = error;
-    if (FINAL.has(error.code)) {
+    if (FINAL.has(error.code) || (FINAL_AT_FIRST.has(error.code) && !this.#session)) {
       this.#failStart?.(error);
       this.close();
       this.emit('end', error);

@@ -35,7 +35,7 @@ export function agentPorts(hostNetwork: boolean): { port: number; probePort: num
 
 /**
  * Variables that keep Node from starting, or change how it runs, when the pod's own process wanted them. The agent finds
- * the value of each under `LPK_` + its name, and hands it to the laptop's process under its own name.
+ * the value of each under `LPK_SAVED_` + its name, and hands it to the laptop's process under its own name.
  */
 export const SAVED_VARIABLES = [
   'NODE_OPTIONS',
@@ -61,9 +61,9 @@ const NODE_FLAGS = ['--max-semi-space-size=1'];
  * `$(` and no `$$`.
  */
 export const START_SCRIPT = `for v in ${SAVED_VARIABLES.join(' ')}; do
-  eval "if [ \\"\\\${$v+set}\\" ]; then export LPK_$v=\\"\\\${$v}\\"; unset $v; fi"
+  eval "if [ \\"\\\${$v+set}\\" ]; then export LPK_SAVED_$v=\\"\\\${$v}\\"; unset $v; fi"
 done
-if [ "\${PATH+set}" ]; then export LPK_PATH="$PATH"; fi
+if [ "\${PATH+set}" ]; then export LPK_SAVED_PATH="$PATH"; fi
 export PATH="/usr/local/bin:/usr/bin:/bin\${PATH:+:$PATH}"
 exec node ${NODE_FLAGS.join(' ')} ${AGENT_MOUNT}/agent.mjs`;
 

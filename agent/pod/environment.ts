@@ -1,9 +1,9 @@
 /** What the start script puts before the names it sets aside (agent/deploy/agent-container.ts). */
-const SET_ASIDE = 'LPK_';
+const SET_ASIDE = 'LPK_SAVED_';
 
 /**
  * The container's variables as the swapped program would have had them: those that Node or the loader would have acted on
- * were set aside as `LPK_NAME` and get their names back.
+ * were set aside as `LPK_SAVED_NAME` and get their names back.
  */
 export function podEnvironment(environment: NodeJS.ProcessEnv): Record<string, string> {
   const result: Record<string, string> = {};

@@ -21,7 +21,7 @@ test('what describes the machine stays the laptop’s, and is named', () => {
   const pod: Record<string, string> = { KEEP: 'x' };
   const machine =
     'PATH HOME HOSTNAME SHELL PWD OLDPWD TERM USER LOGNAME TMPDIR SHLVL _ LD_PRELOAD LD_LIBRARY_PATH NODE_VERSION ' +
-    'YARN_VERSION LPK_NODE_OPTIONS LPK_PATH NODE_OPTIONS JAVA_TOOL_OPTIONS PYTHONPATH DOTNET_STARTUP_HOOKS';
+    'YARN_VERSION NODE_OPTIONS JAVA_TOOL_OPTIONS PYTHONPATH DOTNET_STARTUP_HOOKS';
   for (const name of machine.split(' ')) pod[name] = 'the pod’s';
   const { env, leftOut } = childEnvironment({ laptop, pod, proxyPort: 1080 });
   assert.equal(env.PATH, '/usr/bin');
@@ -34,11 +34,10 @@ test('what describes the machine stays the laptop’s, and is named', () => {
 test('a debugger’s NODE_OPTIONS on the laptop stays, the pod’s never arrives', () => {
   const { env } = childEnvironment({
     laptop: { ...laptop, NODE_OPTIONS: '--require /vscode/bootloader.js' },
-    pod: { NODE_OPTIONS: '--require /otel/a.js', LPK_NODE_OPTIONS: '--require /otel/a.js' },
+    pod: { NODE_OPTIONS: '--require /otel/a.js' },
     proxyPort: 1080,
   });
   assert.equal(env.NODE_OPTIONS, '--require /vscode/bootloader.js');
-  assert.equal(env.LPK_NODE_OPTIONS, undefined);
 });
 
 test('a variable the laptop does not define is not there as “undefined”', () => {

@@ -39,12 +39,12 @@ test('the agent starts without what the environment would make of Node, and find
     assert.match(args as string, /^--\S+ \/\.lpk\/agent\.mjs$/);
     for (const name of Object.keys(given)) {
       assert.equal(env[name], undefined, `${shell} ${name}`);
-      assert.equal(env[`LPK_${name}`], name === 'NODE_PATH' ? '' : awkward, `${shell} ${name}`);
+      assert.equal(env[`LPK_SAVED_${name}`], name === 'NODE_PATH' ? '' : awkward, `${shell} ${name}`);
     }
     assert.equal(env.PLAIN, awkward);
-    assert.equal(env.LPK_PATH, '/app/bin');
+    assert.equal(env.LPK_SAVED_PATH, '/app/bin');
     assert.match(env.PATH as string, /:\/usr\/bin:\/bin:\/app\/bin$/);
-    assert.equal(env.LPK_LD_PRELOAD, undefined, 'what was not set stays so');
+    assert.equal(env.LPK_SAVED_LD_PRELOAD, undefined, 'what was not set stays so');
   }
 });
 

@@ -20,20 +20,30 @@ const TRUNCATED = 0x8380;
 
 type Stub = { udp?: (question: Buffer) => Buffer[]; tcp?: (socket: net.Socket, question: Buffer) => void };
 
-/** Nameservers at 127.0.0.1, 127.0.0.2 … on one port; one that has no `udp` does not listen there. Returns the port. */
-async function nameservers(
-  t: TestContext,
-  ...stubs: Stub[]
-): Promise<{ port: number; servers: string[]; asked: string[] }> {
+type Nameservers = { port: number; servers: string[]; asked: string[] };
+
+/** Nameservers at 127.0.0.1, 127.0.0.2 … on one port, UDP and TCP; one without `tcp` does not listen there. */
+async function nameservers(t: TestContext, ...stubs: Stub[]): Promise<Nameservers> {
+  for (let attempt = 0; ; attempt++) {
+    try {
+      return await openNameservers(t, stubs);
+    } catch (error) {
+      // A port that is free for the one may be taken for the next.
+      if ((error as NodeJS.ErrnoException).code !== 'EADDRINUSE' || attempt === 20) throw error;
+    }
+  }
+}
+
+async function openNameservers(t: TestContext, stubs: Stub[]): Promise<Nameservers> {
   const asked: string[] = [];
   let port = 0;
   const servers = stubs.map((_, i) => `127.0.0.${i + 1}`);
   for (const [i, { udp, tcp }] of stubs.entries()) {
     const server = dgram.createSocket('udp4');
+    t.after(() => server.close());
     server.bind(port, servers[i]);
     await once(server, 'listening');
     port = server.address().port;
-    t.after(() => server.close());
     server.on('message', (question, { port: from, address }) => {
       asked.push(`udp ${servers[i]}`);
       for (const answer of udp?.(question) ?? []) server.send(answer, from, address);
@@ -44,9 +54,9 @@ async function nameservers(
       socket.on('error', () => {});
       socket.once('data', (data: Buffer) => tcp(socket, data));
     });
+    t.after(() => listener.close());
     listener.listen(port, servers[i]);
     await once(listener, 'listening');
-    t.after(() => listener.close());
   }
   return { port, servers, asked };
 }
@@ -176,10 +186,11 @@ for (const [name, text, expected] of RESOLV_CONF) {
 const ENVIRONMENTS: [name: string, of: Record<string, string>, expected: Record<string, string>][] = [
   [
     'what was set aside gets its name back',
-    { LPK_NODE_OPTIONS: '--x', LPK_PATH: '/app/bin', PATH: '/usr/bin', A: '1' },
+    { LPK_SAVED_NODE_OPTIONS: '--x', LPK_SAVED_PATH: '/app/bin', PATH: '/usr/bin', A: '1' },
     { NODE_OPTIONS: '--x', PATH: '/app/bin', A: '1' },
   ],
-  ['also when it comes later, and when it is empty', { PATH: '/usr/bin', LPK_PATH: '' }, { PATH: '' }],
+  ['also when it comes later, and when it is empty', { PATH: '/usr/bin', LPK_SAVED_PATH: '' }, { PATH: '' }],
+  ['a Service named lpk is the pod’s business', { LPK_SERVICE_HOST: '10.0.0.1' }, { LPK_SERVICE_HOST: '10.0.0.1' }],
   ['what was not set stays unset', { A: '1' }, { A: '1' }],
 ];
 
