@@ -3,10 +3,13 @@ import { lookup } from 'node:dns';
 import net from 'node:net';
 import { flowError, pump } from '../wire/pump.ts';
 import type { Stream } from '../wire/stream.ts';
+import { Names } from './names.ts';
 
 /** Linux would go on sending SYNs for two minutes; nobody at a keyboard waits that long. */
 const CONNECT_MS = 15_000;
 const UDP_IDLE_MS = 120_000;
+
+const names = new Names();
 
 /** Connects a `tcp` stream to where it wants to go, names by the pod's own resolver (getaddrinfo, hosts file, search list). */
 export function dialTcp(stream: Stream, connectMs: number = CONNECT_MS): void {
@@ -16,6 +19,7 @@ export function dialTcp(stream: Stream, connectMs: number = CONNECT_MS): void {
     port,
     allowHalfOpen: true,
     noDelay: true,
+    lookup: names.lookup,
     autoSelectFamily: true,
     autoSelectFamilyAttemptTimeout: 1_000,
   });
@@ -25,6 +29,7 @@ export function dialTcp(stream: Stream, connectMs: number = CONNECT_MS): void {
   }, connectMs);
   const failed = (error: Error) => {
     clearTimeout(timer);
+    names.forget(host);
     refuse(stream, error);
   };
   const abandoned = () => {

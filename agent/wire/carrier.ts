@@ -7,6 +7,7 @@ import { corkThisTurn } from './cork.ts';
 import { LpkError } from './errors.ts';
 import { MAX_MESSAGE_BYTES, SUBPROTOCOL, TIMES } from './protocol.ts';
 import { FrameReader, OPCODE, websocketHeader } from './websocket.ts';
+import { noteTraffic } from './young.ts';
 
 /**
  * One websocket between laptop and agent: whole binary messages, zero copies. `ws` joins every message it reads into new
@@ -80,6 +81,7 @@ export class Carrier extends EventEmitter<CarrierEvents> {
     });
     this.#reader = reader;
     socket.on('data', (chunk: Buffer) => {
+      noteTraffic(chunk.length);
       if (!this.#ended) reader.read(chunk);
     });
     socket.on('end', () => socket.end());
@@ -99,6 +101,7 @@ export class Carrier extends EventEmitter<CarrierEvents> {
     const socket = this.#socket;
     if (!socket || this.#closeSent || this.#ended) return;
     corkThisTurn(socket);
+    noteTraffic(first.length + (payload?.length ?? 0));
     const payloadBytes = payload?.length ?? 0;
     const header = websocketHeader(OPCODE.binary, first.length + payloadBytes, this.#side === 'laptop');
     if (payload && payloadBytes > MERGE_BYTES) {

@@ -4,7 +4,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 import { kubectl } from '../cluster/cluster.ts';
 import { cluster } from '../cluster/up.ts';
-import { LpkProcess } from '../e2e/lpk-process.ts';
+import { Lpk } from '../e2e/lpk.ts';
 import type { Order } from './load.ts';
 import { type Scene, SEATS } from './scene.ts';
 import { PORTS } from './servers.ts';
@@ -56,11 +56,11 @@ async function forwardedPorts(child: ChildProcess): Promise<Map<number, number>>
 
 export async function openLpk(scene: Scene, transport: keyof typeof SEATS): Promise<Subject> {
   const { namespace, kubeconfig, service } = scene;
-  const lpk = new LpkProcess([
+  const lpk = new Lpk([
     ...['connect', `deployment/${SEATS[transport]}`, '-n', namespace, '--kubeconfig', kubeconfig],
     ...['--transport', transport, '--no-wait'],
   ]);
-  const { proxyPort, pods } = (await lpk.event('ready')) as unknown as { proxyPort: number; pods: string[] };
+  const { proxyPort, pods } = await lpk.event('ready');
   return {
     name: `lpk --transport ${transport}`,
     way: (server, byAddress = false) => ({
@@ -69,7 +69,8 @@ export async function openLpk(scene: Scene, transport: keyof typeof SEATS): Prom
     }),
     pids: { laptop: lpk.pid, agent: await agentPid(namespace, pods[0] as string) },
     close: async () => {
-      await lpk.leave();
+      lpk.signal('SIGINT');
+      await lpk.exit();
     },
   };
 }

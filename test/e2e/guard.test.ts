@@ -12,8 +12,7 @@ import { proveAsLaptop } from '../../agent/wire/handshake.ts';
 import { CLOSE, FRAME, MAX_MESSAGE_BYTES, SESSION_ID_BYTES } from '../../agent/wire/protocol.ts';
 import { OPCODE, websocketHeader } from '../../agent/wire/websocket.ts';
 import { apiServer, forkRelay, type RelayProcess, relayKubeconfig } from '../relay.ts';
-import { peakMemoryMiB } from './lpk-process.ts';
-import { type Connected, connectSocks, Scene } from './scene.ts';
+import { type Connected, connectSocks, eventAfter, peakMemoryMiB, Scene } from './scene.ts';
 import { inWords, type Visit, visitWebSocket } from './strangers.ts';
 import { machineMs, type Order } from './transfers.ts';
 
@@ -84,7 +83,7 @@ async function recordHandshake(): Promise<Buffer> {
     () => position,
     () => carrier.terminate(),
   );
-  await lpk.lpk.event('link-up', { from });
+  await eventAfter(lpk, from, 'link-up');
   await scene.reach();
   return proof as Buffer;
 }
@@ -271,8 +270,8 @@ test(`${HALF_OPEN} half-open handshakes: the session goes on, and its laptop get
   const flooding = scene.floodFromPod(agent, HALF_OPEN / 4, AT_ONCE);
   const from = lpk.lpk.events.length;
   await relay.cut();
-  await lpk.lpk.event('link-down', { from });
-  await lpk.lpk.event('link-up', { from });
+  await eventAfter(lpk, from, 'link-down');
+  await eventAfter(lpk, from, 'link-up');
   await ticker.ticks(10);
   await flooding;
   await scene.reach();

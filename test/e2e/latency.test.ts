@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, before, test } from 'node:test';
 import { apiServer, forkRelay, type RelayProcess, relayKubeconfig } from '../relay.ts';
-import { connectSocks, Scene } from './scene.ts';
+import { connectSocks, leave, Scene } from './scene.ts';
 import type { Order } from './transfers.ts';
 
 /** A new connection costs one round trip, whoever speaks first. */
@@ -36,7 +36,8 @@ const ECHO: Order = { id: 'echo', act: 'echo' };
 
 for (const transport of ['proxy', 'port-forward']) {
   test(`over ${transport}: connect and first byte take at most ${AT_MOST_RTT} round trips of 50 ms`, async (t) => {
-    const { lpk, proxyPort } = await scene.connect(['--transport', transport], kubeconfig);
+    const connected = await scene.connect(['--transport', transport], kubeconfig);
+    const { proxyPort } = connected;
     const echo = await connectSocks(proxyPort, 'peer', 7000);
     echo.write(`${JSON.stringify(ECHO)}\n`);
     let measured: Measured;
@@ -49,7 +50,7 @@ for (const transport of ['proxy', 'port-forward']) {
     } while (Math.max(measured.clientFirst, measured.serverFirst) > AT_MOST_RTT && tries < MAX_TRIES);
     assert.ok(Math.max(measured.clientFirst, measured.serverFirst) <= AT_MOST_RTT, inWords(measured));
     echo.destroy();
-    assert.equal(await lpk.leave(), 0);
+    assert.equal(await leave(connected), 0);
   });
 }
 

@@ -5,7 +5,7 @@ import path from 'node:path';
 import { after, before, describe, type TestContext, test } from 'node:test';
 import { setTimeout as pause } from 'node:timers/promises';
 import { apiServer, forkRelay, type RelayProcess, relayKubeconfig } from '../relay.ts';
-import { type Connected, connectSocks, Scene } from './scene.ts';
+import { type Connected, connectSocks, eventAfter, leave, Scene } from './scene.ts';
 import { machineMs, type Order, type Result } from './transfers.ts';
 
 /** The way to the API server breaks, again and again: what is under way goes on, whole. */
@@ -122,12 +122,12 @@ for (const transport of ['proxy', 'port-forward']) {
     before(async () => {
       lpk = await scene.connect(['--transport', transport], kubeconfig);
     });
-    after(() => lpk?.lpk.leave());
+    after(() => lpk && leave(lpk));
 
     /** Until lpk says that the link is there again, counted from its first `from` events. */
     const linkIsBack = async (from: number) => {
-      await lpk.lpk.event('link-down', { from });
-      await lpk.lpk.event('link-up', { from });
+      await eventAfter(lpk, from, 'link-down');
+      await eventAfter(lpk, from, 'link-up');
       return machineMs();
     };
 
@@ -188,18 +188,18 @@ for (const transport of ['proxy', 'port-forward']) {
     const from = lpk.lpk.events.length;
     await relay.toggleBlackhole();
     await relay.cut();
-    const { holdMs } = await lpk.lpk.event('link-down', { from });
+    const { holdMs } = await eventAfter(lpk, from, 'link-down');
     assert.equal(holdMs, 3_000);
     for (const transfer of running) {
       const { sent, received } = await transfer.ends();
       assert.ok(sent.error && received.error, `${transfer.name} ends with an error at both ends`);
     }
     assert.equal(await relay.toggleBlackhole(), false);
-    await lpk.lpk.event('link-up', { from });
+    await eventAfter(lpk, from, 'link-up');
     await scene.reach();
     const again = await begin(lpk);
     await Promise.all(again.map((transfer) => transfer.received({ bytes: SLOWLY / 4 })));
     await wholeArrivals(again);
-    assert.equal(await lpk.lpk.leave(), 0);
+    assert.equal(await leave(lpk), 0);
   });
 }

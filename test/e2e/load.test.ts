@@ -1,7 +1,6 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
-import { peakMemoryMiB } from './lpk-process.ts';
-import { type Connected, connectSocks, Scene } from './scene.ts';
+import { type Connected, connectSocks, leave, peakMemoryMiB, Scene } from './scene.ts';
 import { meet } from './transfers.ts';
 
 /** Much at once: bulk both ways and hundreds of connections, in bounded memory. */
@@ -15,21 +14,22 @@ before(async () => {
   scene = await Scene.open('load');
 });
 after(() => scene?.close());
-if (process.env.DBG) process.on('exit', () => {});
 
 for (const transport of ['proxy', 'port-forward']) {
   describe(`over ${transport}`, () => {
-    let lpk: Connected;
+    let connected: Connected;
     before(async () => {
-      lpk = await scene.connect(['--transport', transport]);
+      connected = await scene.connect(['--transport', transport]);
     });
-    after(() => lpk?.lpk.leave());
+    after(() => connected && leave(connected));
 
     test('1 GiB each way at once, and 200 connections at once each way meanwhile, in 200 MiB', async (t) => {
-      const agent = await scene.processOf(lpk.pod);
+      const { lpk, proxyPort, pod } = connected;
+      const from = lpk.events.length;
+      const agent = await scene.processOf(pod);
       const id = (name: string) => `${transport}-${name}`;
       for (const act of ['up', 'down'] as const) {
-        const socket = await connectSocks(lpk.proxyPort, 'peer', 7000);
+        const socket = await connectSocks(proxyPort, 'peer', 7000);
         scene.transfers.begin(socket, { id: id(act), act, bytes: GIB });
       }
       await Promise.all([
@@ -38,7 +38,7 @@ for (const transport of ['proxy', 'port-forward']) {
       ]);
 
       const outbound = Array.from({ length: CONNECTIONS }, async () =>
-        meet(await connectSocks(lpk.proxyPort, 'peer', 7000), id('out'), CONNECTIONS),
+        meet(await connectSocks(proxyPort, 'peer', 7000), id('out'), CONNECTIONS),
       );
       const [places, inbound] = await Promise.all([Promise.all(outbound), scene.gatherInbound(id('in'), CONNECTIONS)]);
       assert.equal(new Set(places).size, CONNECTIONS, 'outbound connections answered, each its own');
@@ -50,8 +50,8 @@ for (const transport of ['proxy', 'port-forward']) {
         assert.deepEqual([sent.error, received.error], [undefined, undefined], act);
         assert.deepEqual([received.bytes, received.sha256], [GIB, sent.sha256], `${act}: arrived whole`);
       }
-      if (process.env.DBG) console.log(lpk.lpk.events.map((e) => JSON.stringify(e)).join('\n'));
-      const memory = { laptop: peakMemoryMiB(lpk.lpk.pid), agent: peakMemoryMiB(agent) };
+      assert.deepEqual(lpk.events.slice(from), [], 'the link held');
+      const memory = { laptop: peakMemoryMiB(lpk.pid), agent: peakMemoryMiB(agent) };
       t.diagnostic(`at the most: laptop ${memory.laptop} MiB, agent ${memory.agent} MiB`);
       assert.ok(memory.laptop < MEMORY_MIB && memory.agent < MEMORY_MIB, `MiB at the most: ${JSON.stringify(memory)}`);
     });

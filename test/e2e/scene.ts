@@ -6,7 +6,7 @@ import path from 'node:path';
 import { bundleAgent } from '../../agent/deploy/bundle.ts';
 import { type Cluster, type Json, openCluster } from '../../agent/deploy/kube.ts';
 import { clusterUp, kubectl } from '../cluster/cluster.ts';
-import { LpkProcess } from './lpk-process.ts';
+import { endAll, Lpk, type LpkEvent } from './lpk.ts';
 import type { Errand } from './peer.ts';
 import type { Got, Visit } from './strangers.ts';
 import { type Order, type Result, Transfers } from './transfers.ts';
@@ -27,7 +27,6 @@ export class Scene {
   readonly cluster: Cluster;
   readonly transfers = new Transfers();
   #local: net.Server;
-  #lpk = new Set<LpkProcess>();
 
   private constructor(namespace: string, kubeconfig: string, cluster: Cluster, local: net.Server) {
     this.namespace = namespace;
@@ -63,13 +62,11 @@ export class Scene {
 
   /** Takes the place of `web` and waits until calls to it arrive here. `kubeconfig`: another way to the cluster. */
   async connect(args: string[] = [], kubeconfig = this.kubeconfig): Promise<Connected> {
-    const lpk = new LpkProcess([
+    const lpk = new Lpk([
       ...['connect', 'web', '-n', this.namespace, '-p', `${this.localPort}:${CONTAINER_PORT}`],
       ...['--kubeconfig', kubeconfig, '--no-wait', ...args],
     ]);
-    this.#lpk.add(lpk);
-    void lpk.ended.then(() => this.#lpk.delete(lpk));
-    const { proxyPort, pods } = (await lpk.event('ready')) as unknown as { proxyPort: number; pods: string[] };
+    const { proxyPort, pods } = await lpk.event('ready');
     await this.reach();
     return { lpk, proxyPort, pod: pods[0] as string };
   }
@@ -136,7 +133,7 @@ export class Scene {
   }
 
   async close(): Promise<void> {
-    await Promise.all([...this.#lpk].map((lpk) => lpk.leave()));
+    endAll();
     this.cluster.close();
     this.#local.close();
     await kubectl(['delete', 'namespace', this.namespace, '--wait=false', '--ignore-not-found']);
@@ -177,7 +174,25 @@ export class Scene {
   }
 }
 
-export type Connected = { lpk: LpkProcess; proxyPort: number; pod: string };
+export type Connected = { lpk: Lpk; proxyPort: number; pod: string };
+
+/** As Ctrl-C; the exit code. */
+export async function leave({ lpk }: Connected): Promise<number | null> {
+  lpk.signal('SIGINT');
+  return (await lpk.exit()).code;
+}
+
+/** The first event of this name after the first `from` events. */
+export async function eventAfter({ lpk }: Connected, from: number, name: string): Promise<LpkEvent> {
+  return await lpk.until(`the event "${name}"`, () => lpk.events.slice(from).find(({ event }) => event === name));
+}
+
+/** The most memory a process ever had resident, MiB: proc(5), VmHWM. */
+export function peakMemoryMiB(pid: number): number {
+  const kib = /^VmHWM:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1];
+  if (!kib) throw new Error(`process ${pid} has no VmHWM`);
+  return Math.round(Number(kib) / 1024);
+}
 
 function deployment(name: keyof typeof LABELS, spec: object): Json {
   const labels = LABELS[name];
