@@ -485,7 +485,9 @@ test('a small stream goes ahead of all bulk that has not been handed over yet', 
     const ahead = peer.frames
       .slice(0, at)
       .reduce((sum, { type, body }) => sum + (type === FRAME.data ? body.length : 0), 0);
-    assert.ok(ahead <= handedOver, `${ahead - handedOver} bytes of bulk went first`);
+    // A bulk stream that could not run for 20 ms counts as fresh once more, for 16 KiB.
+    const most = bulk.length * 16_384;
+    assert.ok(ahead <= handedOver + most, `${ahead - handedOver} bytes of bulk went first, at most ${most} may`);
   }
   for (const stream of bulk) stream.destroy();
 });
