@@ -195,12 +195,10 @@ export class Session extends EventEmitter<SessionEvents> {
     if (this.#flushing) return;
     this.#flushing = true;
     while (this.link.ready) {
-      const fresh = this.#fresh.shift();
-      const stream = fresh ?? this.#bulk.shift();
+      const stream = this.#fresh.shift() ?? this.#bulk.shift();
       if (!stream) break;
       this.#scheduled.delete(stream);
-      // A bulk stream after a pause counts as fresh too: it may not take more than that with it.
-      const taken = stream.takePiece(fresh ? FRESH_BYTES : MAX_PAYLOAD_BYTES);
+      const taken = stream.takePiece(MAX_PAYLOAD_BYTES);
       if (!taken) continue;
       stream.recentBytes += taken.piece.length;
       stream.recentAt = performance.now();
