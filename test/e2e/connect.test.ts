@@ -120,7 +120,7 @@ describe('lpk connect', { concurrency: 3 }, () => {
       assert.deepEqual(await lpk.exit(), { code: 0, signal: null }, `leaving when asked to is no failure; ${lpk}`);
     });
 
-    test('says where it is', () => {
+    test('says where it is', async () => {
       assert.deepEqual(
         [ready.workload, ready.namespace, ready.transport, ready.pods.length, ready.ports],
         [
@@ -136,7 +136,7 @@ describe('lpk connect', { concurrency: 3 }, () => {
         `${lpk}`,
       );
       for (const words of [`127.0.0.1:${ready.proxyPort}`, 'export ALL_PROXY=', 'Ctrl-C leaves', 'by proxy,'])
-        assert.ok(lpk.stderr.includes(words), `expected "${words}"; ${lpk}`);
+        await lpk.until(`"${words}" on stderr`, () => lpk.stderr.includes(words) || undefined);
     });
 
     test('while nothing listens here, callers in the cluster are refused', async () => {

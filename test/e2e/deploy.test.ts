@@ -532,7 +532,7 @@ describe('in the pod', () => {
     const [running] = laptop.events.filter(({ type }) => type === 'running');
     const got = await told(running?.pod as string, given.port);
     for (const name of [...SAVED_VARIABLES, 'PATH']) {
-      assert.equal(got.env[`LPK_${name}`], values[name], name);
+      assert.equal(got.env[`LPK_SAVED_${name}`], values[name], name);
       if (name !== 'PATH') assert.equal(got.env[name], undefined, name);
     }
     assert.equal(got.env.PLAIN, 'a b');
