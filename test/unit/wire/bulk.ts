@@ -12,8 +12,8 @@ const KEPT_BYTES = 2 * 1024 * 1024;
 
 let whole = 0;
 const observer = new PerformanceObserver((list) => {
-  for (const { detail } of list.getEntries()) {
-    if ((detail as { kind: number }).kind === constants.NODE_PERFORMANCE_GC_MAJOR) whole++;
+  for (const entry of list.getEntries() as (PerformanceEntry & { detail: { kind: number } })[]) {
+    if (entry.detail.kind === constants.NODE_PERFORMANCE_GC_MAJOR) whole++;
   }
 });
 observer.observe({ entryTypes: ['gc'] });
