@@ -2,28 +2,16 @@ import { EventEmitter } from 'node:events';
 import type { Target } from '../agent/deploy/find.ts';
 import type { Cluster } from '../agent/deploy/kube.ts';
 import type { Transport } from '../agent/deploy/preflight.ts';
-import { reachError, throughPortForward, throughProxy } from '../agent/deploy/reach.ts';
 import { type PodEvent, watchPods } from '../agent/deploy/rollout.ts';
 import { sessionOf } from '../agent/deploy/swap.ts';
 import { readWorkload, workloadName } from '../agent/deploy/workload.ts';
-import { type ErrorCode, LpkError } from '../agent/wire/errors.ts';
+import { LpkError } from '../agent/wire/errors.ts';
 import type { Session } from '../agent/wire/session.ts';
 import { deliverInbound } from '../proxy/deliver.ts';
 import { ListeningPorts } from '../proxy/listening.ts';
 import type { Route } from '../proxy/route.ts';
-import { Tunnel } from '../proxy/tunnel.ts';
-
-/** How long an agent that runs may take to answer; the shorter one when another transport can still be tried. */
-const FIRST_ANSWER_MS = 30_000;
-const TRY_MS = 8_000;
-/** Failures of a transport that the other one may not have. */
-const OF_THE_TRANSPORT: ReadonlySet<ErrorCode> = new Set([
-  'forbidden',
-  'not-found',
-  'agent-unreachable',
-  'link-lost',
-  'timed-out',
-]);
+import type { Tunnel } from '../proxy/tunnel.ts';
+import { AgentDialer } from './agent-dialer.ts';
 
 export type AttachmentOptions = {
   cluster: Cluster;
@@ -56,7 +44,7 @@ type Attached = { pod: string; tunnel: Tunnel; session: Session | undefined };
  */
 export class Attachment extends EventEmitter<AttachmentEvents> {
   #options: AttachmentOptions;
-  #transports: Transport[];
+  #dialer: AgentDialer;
   #attached = new Map<string, Attached>();
   #listening: ListeningPorts;
   #stop = new AbortController();
@@ -67,7 +55,7 @@ export class Attachment extends EventEmitter<AttachmentEvents> {
   constructor(options: AttachmentOptions) {
     super();
     this.#options = options;
-    this.#transports = options.transports;
+    this.#dialer = new AgentDialer({ ...options, namespace: options.target.namespace });
     this.#first.promise.catch(() => {});
     this.#over.promise.catch(() => {});
     this.#listening = new ListeningPorts([...options.ports.values()], (port) => this.#listeningChanged(port));
@@ -89,7 +77,7 @@ export class Attachment extends EventEmitter<AttachmentEvents> {
 
   /** Of the first pod that answers. */
   get transport(): Transport {
-    return this.#transports[0] as Transport;
+    return this.#dialer.transport;
   }
 
   /** Begins; everything after is told by `first`, `over` and events. */
@@ -125,43 +113,24 @@ export class Attachment extends EventEmitter<AttachmentEvents> {
   }
 
   async #attach(uid: string, pod: string): Promise<void> {
-    for (const transport of [...this.#transports]) {
-      const entry: Attached = { pod, tunnel: this.#tunnel(pod, transport), session: undefined };
+    const tunnel = await this.#dialer.open(pod, (made) => {
+      const entry: Attached = { pod, tunnel: made, session: undefined };
       this.#attached.set(uid, entry);
-      const { tunnel } = entry;
-      tunnel.on('session', (session) => {
+      made.on('session', (session) => {
         entry.session = session;
         this.#serve(session);
       });
-      const more = this.#transports.indexOf(transport) + 1 < this.#transports.length;
-      try {
-        await tunnel.start(more ? TRY_MS : FIRST_ANSWER_MS);
-      } catch (error) {
-        if (more && error instanceof LpkError && OF_THE_TRANSPORT.has(error.code) && !this.#closed) continue;
-        throw error;
-      }
-      if (this.#closed || this.#attached.get(uid) !== entry) return tunnel.close();
-      this.#transports = [transport, ...this.#transports.filter((other) => other !== transport)];
-      tunnel.on('down', ({ reason, holdMs }) => {
-        if (holdMs > 0) this.emit('linkDown', { pod, reason, holdMs }); // else the agent said goodbye: its pod is ending
-      });
-      tunnel.on('up', () => this.emit('linkUp', { pod }));
-      tunnel.on('end', (error) => this.#attachFailed(uid, pod, error));
-      this.#options.route.add(tunnel);
-      this.emit('attached', { pod, transport, rttMs: tunnel.session.link.rttMs });
-      this.#first.resolve(tunnel.session);
-      return;
-    }
-  }
-
-  #tunnel(pod: string, transport: Transport): Tunnel {
-    const { cluster, target, key, agentPort } = this.#options;
-    const through = transport === 'proxy' ? throughProxy : throughPortForward;
-    return new Tunnel({
-      key,
-      connect: through(cluster, target.namespace, pod, agentPort),
-      explain: (error) => reachError(error, cluster.server),
+      return () => !this.#closed && this.#attached.get(uid) === entry;
     });
+    if (!tunnel) return;
+    tunnel.on('down', ({ reason, holdMs }) => {
+      if (holdMs > 0) this.emit('linkDown', { pod, reason, holdMs }); // else the agent said goodbye: its pod is ending
+    });
+    tunnel.on('up', () => this.emit('linkUp', { pod }));
+    tunnel.on('end', (error) => this.#attachFailed(uid, pod, error));
+    this.#options.route.add(tunnel);
+    this.emit('attached', { pod, transport: this.transport, rttMs: tunnel.session.link.rttMs });
+    this.#first.resolve(tunnel.session);
   }
 
   #attachFailed(uid: string, pod: string, error: unknown): void {

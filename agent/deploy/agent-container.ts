@@ -75,28 +75,33 @@ export type AgentConfig = {
   probePort: number;
   /** How long the agent keeps the session without a connection, ms. */
   holdMs: number;
+  /** How long the agent stays when no session is left, ms; undefined: for ever. */
+  lonelyMs?: number;
 };
 
-/** The ConfigMap with the agent itself and the Secret with the session's key and settings; they go with the workload. */
+/** The ConfigMap with the agent itself and the Secret with the session's key and settings; they go with the `owner`. */
 export function agentObjects(given: {
   config: AgentConfig;
   /** 64 hex characters. */
   key: string;
   bundle: string;
-  owner: { apiVersion: string; kind: string; name: string; uid: string };
+  owner?: { apiVersion: string; kind: string; name: string; uid: string };
 }): { configMap: Json; secret: Json } {
   const { session } = given.config;
-  const metadata = {
+  const metadata = () => ({
     name: objectName(session),
     labels: { ...MANAGED_BY, [SESSION_LABEL]: session },
-    ownerReferences: [given.owner],
-  };
+    ...(given.owner ? { ownerReferences: [given.owner] } : {}),
+  });
   return {
-    configMap: { apiVersion: 'v1', kind: 'ConfigMap', metadata, immutable: true, data: { 'agent.mjs': given.bundle } },
+    configMap: {
+      ...{ apiVersion: 'v1', kind: 'ConfigMap', metadata: metadata(), immutable: true },
+      data: { 'agent.mjs': given.bundle },
+    },
     secret: {
       apiVersion: 'v1',
       kind: 'Secret',
-      metadata,
+      metadata: metadata(),
       immutable: true,
       type: 'Opaque',
       stringData: { key: given.key, 'config.json': JSON.stringify(given.config) },

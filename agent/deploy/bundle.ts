@@ -21,10 +21,6 @@ export async function bundleAgent(entry: string): Promise<string> {
     target: 'node22',
     format: 'esm',
     minify: true,
-    legalComments: 'eof', // `ws` is MIT: its notice travels with it
-    external: ['bufferutil', 'utf-8-validate'],
-    // `ws` is CommonJS and requires Node's own modules
-    banner: { js: "import { createRequire } from 'node:module'; const require = createRequire(import.meta.url);" },
   });
   return result.outputFiles[0]?.text ?? '';
 }

@@ -1,11 +1,19 @@
 import { readFileSync } from 'node:fs';
 import { podEnvironment } from './environment.ts';
+import { endWhenLonely } from './lonely.ts';
 import { startProbes } from './probes.ts';
 import { serveSession } from './serve.ts';
 import { startServer, type TunnelServer } from './server.ts';
 
 /** What `lpk` mounts beside this file: `key` (64 hex digits) and `config.json`. */
-type Config = { session: string; listen: 'pod' | 'loopback'; port: number; probePort: number; holdMs: number };
+type Config = {
+  session: string;
+  listen: 'pod' | 'loopback';
+  port: number;
+  probePort: number;
+  holdMs: number;
+  lonelyMs?: number;
+};
 
 const environment = podEnvironment(process.env);
 process.env.UV_THREADPOOL_SIZE = '32'; // getaddrinfo blocks a thread each; four slow names must not hold up the rest
@@ -37,9 +45,11 @@ console.log(
   `lpk agent for session ${config.session}: port ${config.port} (${config.listen}), probes on ${config.probePort}`,
 );
 
-for (const signal of ['SIGTERM', 'SIGINT'] as const) {
-  process.once(signal, async () => {
-    await Promise.all(servers.map((server) => server.close()));
-    process.exit(0);
-  });
+const leave = async () => {
+  await Promise.all(servers.map((server) => server.close()));
+  process.exit(0);
+};
+for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, leave);
+if (config.lonelyMs !== undefined) {
+  endWhenLonely(() => servers.some((server) => server.session() !== undefined), config.lonelyMs, leave);
 }

@@ -1,0 +1,152 @@
+import { LpkError } from '../wire/errors.ts';
+import {
+  AGENT_IMAGE,
+  AGENT_MOUNT,
+  AGENT_VOLUME,
+  type AgentConfig,
+  agentObjects,
+  agentProbe,
+  agentVolume,
+  MANAGED_BY,
+  objectName,
+  SESSION_LABEL,
+  START_SCRIPT,
+} from './agent-container.ts';
+import type { Cluster, Json } from './kube.ts';
+import type { Likeness } from './likeness.ts';
+import { type PodEvent, watchPods } from './rollout.ts';
+
+/** A pod of lpk's own that only runs the agent: the cluster's end of `lpk proxy`. It replaces nothing. */
+
+export type AgentPodSpec = AgentConfig & {
+  image?: string;
+  /** 64 hex characters. */
+  key: string;
+  bundle: string;
+  /** Who, for others to read: a user's name and the laptop's. */
+  owner: string;
+  host: string;
+  like?: Likeness;
+};
+
+/** Whose a proxy is; an annotation of its ConfigMap. */
+export type ProxyRecord = { owner: string; host: string; since: string };
+
+export const PROXY_ANNOTATION = 'lpk.dev/proxy';
+export const AGENT_CONTAINER = 'agent';
+
+/** A user that no image has: the agent needs none of its own. */
+const NOBODY = 65_532;
+
+/**
+ * Makes the pod and what it mounts; what is there already stays, so it may be called again when the pod was lost. All goes
+ * with the ConfigMap, which owns the rest. LpkError: what requests throw.
+ */
+export async function ensureAgentPod(cluster: Cluster, spec: AgentPodSpec): Promise<void> {
+  const { image: _, like: __, owner, host, key, bundle, ...config } = spec;
+  const base = `/api/v1/namespaces/${cluster.namespace}`;
+  const name = objectName(spec.session);
+  const record: ProxyRecord = { owner, host, since: new Date().toISOString() };
+  const objects = agentObjects({ config, key, bundle });
+  objects.configMap.metadata.annotations = { [PROXY_ANNOTATION]: JSON.stringify(record) };
+  const configMap = await createOrRead(cluster, `${base}/configmaps`, name, objects.configMap);
+  const owned = { apiVersion: 'v1', kind: 'ConfigMap', name, uid: configMap.metadata.uid };
+  objects.secret.metadata.ownerReferences = [owned];
+  await createOrRead(cluster, `${base}/secrets`, name, objects.secret);
+  await createOrRead(cluster, `${base}/pods`, name, agentPod(spec, owned));
+}
+
+async function createOrRead(cluster: Cluster, path: string, name: string, body: Json): Promise<Json> {
+  try {
+    return await cluster.request('POST', path, { body });
+  } catch (error) {
+    // The name is ours alone: it is there because it was made before.
+    if (!(error instanceof LpkError) || error.code !== 'conflict') throw error;
+    return await cluster.request('GET', `${path}/${name}`);
+  }
+}
+
+/** Deletes a pod that has ended, so that `ensureAgentPod` can make it anew. `uid`: only this one. */
+export async function removePod(cluster: Cluster, session: string, uid: string): Promise<void> {
+  const body = { apiVersion: 'v1', kind: 'DeleteOptions', gracePeriodSeconds: 0, preconditions: { uid } };
+  await unlessGone(
+    cluster.request('DELETE', `/api/v1/namespaces/${cluster.namespace}/pods/${objectName(session)}`, { body }),
+  );
+}
+
+/** Removes a proxy's pod, ConfigMap and Secret; that they are gone already is fine. */
+export async function removeAgentPod(cluster: Cluster, namespace: string, session: string): Promise<void> {
+  const base = `/api/v1/namespaces/${namespace}`;
+  // All three by name: a garbage collector that is late must leave nothing behind.
+  await Promise.all(
+    ['pods', 'secrets', 'configmaps'].map((resource) =>
+      unlessGone(cluster.request('DELETE', `${base}/${resource}/${objectName(session)}`)),
+    ),
+  );
+}
+
+async function unlessGone(deletion: Promise<unknown>): Promise<void> {
+  try {
+    await deletion;
+  } catch (error) {
+    if (!(error instanceof LpkError) || (error.code !== 'not-found' && error.code !== 'conflict')) throw error;
+  }
+}
+
+/** The pod as it comes and goes; see `watchPods`. */
+export function watchAgentPod(cluster: Cluster, session: string, signal: AbortSignal): AsyncGenerator<PodEvent> {
+  const target = {
+    namespace: cluster.namespace,
+    selector: `${SESSION_LABEL}=${session}`,
+    container: AGENT_CONTAINER,
+  };
+  return watchPods(cluster, target, session, signal);
+}
+
+/**
+ * Passes the "restricted" Pod Security Standard. A condition that nobody ever sets keeps it from being ready, so that no
+ * Service whose selector fits the labels of `like` sends it traffic; its owner, that no controller adopts it for them.
+ */
+function agentPod(spec: AgentPodSpec, configMap: Json): Json {
+  const { session, probePort, like } = spec;
+  return {
+    apiVersion: 'v1',
+    kind: 'Pod',
+    metadata: {
+      name: objectName(session),
+      labels: { ...MANAGED_BY, ...like?.labels, [SESSION_LABEL]: session },
+      ownerReferences: [{ ...configMap, controller: true }],
+    },
+    spec: {
+      ...like?.pod,
+      restartPolicy: 'OnFailure', // ended on purpose (nobody was there for long) stays ended
+      terminationGracePeriodSeconds: 1,
+      ...(like ? {} : { automountServiceAccountToken: false, enableServiceLinks: false }),
+      readinessGates: [{ conditionType: 'lpk.dev/serves-nobody' }],
+      securityContext: {
+        runAsNonRoot: true,
+        runAsUser: NOBODY,
+        runAsGroup: NOBODY,
+        seccompProfile: { type: 'RuntimeDefault' },
+      },
+      containers: [
+        {
+          name: AGENT_CONTAINER,
+          image: spec.image ?? AGENT_IMAGE,
+          imagePullPolicy: 'IfNotPresent',
+          command: ['/bin/sh', '-c', START_SCRIPT],
+          livenessProbe: agentProbe('livenessProbe', probePort),
+          startupProbe: agentProbe('startupProbe', probePort),
+          resources: { requests: { cpu: '10m', memory: '64Mi' }, limits: { memory: '256Mi' } },
+          securityContext: {
+            allowPrivilegeEscalation: false,
+            readOnlyRootFilesystem: true,
+            capabilities: { drop: ['ALL'] },
+          },
+          volumeMounts: [{ name: AGENT_VOLUME, mountPath: AGENT_MOUNT, readOnly: true }],
+        },
+      ],
+      volumes: [agentVolume(session)],
+    },
+  };
+}
