@@ -1,4 +1,4 @@
-import { isIP } from 'node:net';
+import { isIP, isIPv6 } from 'node:net';
 
 /**
  * Variables that describe the machine a process runs on, not its job: the laptop's stay, whatever the pod says.
@@ -54,7 +54,7 @@ function isLaptopsOwn(name: string): boolean {
 }
 
 /**
- * The variables that make common runtimes use lpk's proxy on 127.0.0.1:`proxyPort`, names included; what each runtime reads
+ * The variables that make common runtimes use lpk's proxy on `host`:`proxyPort` (127.0.0.1), names included; what each runtime reads
  * was seen with real programs (`test/unit/cli/runtimes.test.ts`).
  *
  * - ALL_PROXY is `http://`, not `socks5h://`: the door serves CONNECT to any port, so nothing is lost, while Python's httpx
@@ -62,9 +62,15 @@ function isLaptopsOwn(name: string): boolean {
  * - Java gets HTTP and HTTPS proxies for URL and HttpClient, and the SOCKS proxy for plain sockets (JDBC and the like):
  *   `new Socket("db", 5432)` hands an unresolved name to the SOCKS proxy. NIO channels and `InetAddress` know no proxy.
  */
-export function proxyEnvironment(laptop: NodeJS.ProcessEnv, proxyPort: number): Record<string, string> {
-  const url = `http://127.0.0.1:${proxyPort}`;
-  const direct = [...LOOPBACK, ...directOnLaptop(laptop.NO_PROXY ?? laptop.no_proxy ?? '')];
+export function proxyEnvironment(
+  laptop: NodeJS.ProcessEnv,
+  proxyPort: number,
+  access: { host?: string; credentials?: { user: string; password: string }; direct?: string[] } = {},
+): Record<string, string> {
+  const { host = '127.0.0.1', credentials, direct: others = [] } = access;
+  const login = credentials && [credentials.user, credentials.password].map(encodeURIComponent).join(':');
+  const url = `http://${login ? `${login}@` : ''}${isIPv6(host) ? `[${host}]` : host}:${proxyPort}`;
+  const direct = [...LOOPBACK, ...others, ...directOnLaptop(laptop.NO_PROXY ?? laptop.no_proxy ?? '')];
   const noProxy = [...new Set(direct)].join(',');
   return {
     HTTP_PROXY: url,
@@ -76,7 +82,7 @@ export function proxyEnvironment(laptop: NodeJS.ProcessEnv, proxyPort: number): 
     NO_PROXY: noProxy,
     no_proxy: noProxy,
     NODE_USE_ENV_PROXY: '1',
-    JAVA_TOOL_OPTIONS: [laptop.JAVA_TOOL_OPTIONS, ...javaOptions(proxyPort, direct)].filter(Boolean).join(' '),
+    JAVA_TOOL_OPTIONS: [laptop.JAVA_TOOL_OPTIONS, ...javaOptions(host, proxyPort, direct)].filter(Boolean).join(' '),
   };
 }
 
@@ -94,13 +100,13 @@ function directOnLaptop(noProxy: string): string[] {
 }
 
 /** https://docs.oracle.com/en/java/javase/17/docs/api/java.base/java/net/doc-files/net-properties.html */
-function javaOptions(proxyPort: number, direct: string[]): string[] {
+function javaOptions(host: string, proxyPort: number, direct: string[]): string[] {
   const own = new Set(LOOPBACK);
   const names = direct.filter((entry) => !own.has(entry)).map((entry) => entry.replace(/^\./, '*.'));
   const nonProxyHosts = ['localhost', '127.*', '[::1]', ...new Set(names)].join('|');
   return [
     ...['http.proxy', 'https.proxy', 'socksProxy'].flatMap((proxy) => [
-      `-D${proxy}Host=127.0.0.1`,
+      `-D${proxy}Host=${host}`,
       `-D${proxy}Port=${proxyPort}`,
     ]),
     `-Dhttp.nonProxyHosts=${nonProxyHosts}`,

@@ -3,11 +3,14 @@ import { join } from 'node:path';
 import yargs, { type Argv } from 'yargs';
 import { type ErrorCode, LpkError } from '../agent/wire/errors.ts';
 import { connectVerb } from './connect-options.ts';
+import { changesFolders, undoLeftovers } from './laptop-changes.ts';
 import { Output } from './output.ts';
+import { proxyVerbs } from './proxy-options.ts';
 import { restoreVerb } from './restore-options.ts';
-import type { Verb, Words } from './verb.ts';
+import { stateFolderName } from './state-folder.ts';
+import type { Verb, VerbGroup, Words } from './verb.ts';
 
-const VERBS: Verb[] = [connectVerb, restoreVerb];
+const VERBS: (Verb | VerbGroup)[] = [connectVerb, proxyVerbs, restoreVerb];
 
 /** Exit codes that mean something to a shell; every other failure is 1. */
 const EXIT_CODES: Partial<Record<ErrorCode, number>> = {
@@ -29,6 +32,7 @@ async function main(args: string[]): Promise<number> {
   });
   try {
     const chosen = await read(words);
+    if (chosen) await undoLeftovers(changesFolders(stateFolderName()), (line) => output.say(line, 'leftover'));
     return chosen ? await chosen.verb.run(chosen.words, command, output) : 0;
   } catch (error) {
     return failed(output, error);
@@ -61,18 +65,30 @@ async function read(args: string[]): Promise<{ verb: Verb; words: Words } | unde
       throw usageError(message, error);
     })
     .wrap(Math.min(120, process.stdout.columns ?? 100));
-  for (const verb of VERBS) {
-    line = line.command(
+  const add = (to: Argv, verb: Verb, before = ''): Argv =>
+    to.command(
       verb.command,
       verb.describe,
-      (words) => verb.options(words).example(verb.examples).usage(`lpk ${verb.command}\n\n${verb.describe}`),
+      (words) => verb.options(words).example(verb.examples).usage(`lpk ${before}${verb.command}\n\n${verb.describe}`),
       (found) => {
         chosen = { verb, words: found };
       },
     );
+  for (const entry of VERBS) {
+    line =
+      'verbs' in entry
+        ? line.command(entry.command, entry.describe, (words) =>
+            entry.verbs
+              .reduce((to, verb) => add(to, verb, `${entry.command} `), words)
+              .usage(`lpk ${entry.command} VERB\n\n${entry.describe}`)
+              .demandCommand(1, `${entry.command} needs a verb: ${entry.verbs.map(nameOf).join(', ')}`),
+          )
+        : add(line, entry);
   }
-  line = line.example(VERBS.map((verb) => verb.examples[0] as [string, string]));
-  if (args.length === 0) throw new LpkError('usage', `name a verb: ${VERBS.map(nameOf).join(' or ')}`);
+  line = line.example(
+    VERBS.map((entry) => ('verbs' in entry ? entry.verbs[0] : entry)?.examples[0] as [string, string]),
+  );
+  if (args.length === 0) throw new LpkError('usage', `name a verb: ${VERBS.map(nameOf).join(', ')}`);
   await line.parseAsync();
   return chosen;
 }
@@ -83,7 +99,7 @@ function usageError(message: string | undefined, error: Error | undefined): Erro
   return new LpkError('usage', error?.message ?? message ?? 'the command line is not understood', { cause: error });
 }
 
-function nameOf(verb: Verb): string {
+function nameOf(verb: { command: string }): string {
   return verb.command.split(' ', 1)[0] as string;
 }
 

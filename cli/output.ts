@@ -146,6 +146,11 @@ export class Output {
     this.#draw();
   }
 
+  /** Whether a step's text is seen as it changes; where it isn't, each change would be a line of its own. */
+  get isLive(): boolean {
+    return this.#hasLiveLine;
+  }
+
   get #hasLiveLine(): boolean {
     return this.#live && !this.#yielded;
   }

@@ -12,6 +12,7 @@ import { waitRollout } from '../agent/deploy/rollout.ts';
 import { type WorkloadRef, workloadName } from '../agent/deploy/workload.ts';
 import { LpkError } from '../agent/wire/errors.ts';
 import type { Output } from './output.ts';
+import { runningProxies } from './proxy-control.ts';
 import type { RestoreOptions } from './restore-options.ts';
 import { type Person, whoAmI } from './whoami.ts';
 
@@ -29,7 +30,13 @@ export async function restore(options: RestoreOptions, output: Output): Promise<
   }
 }
 
-type Surroundings = { output: Output; me: Person; nowMs?: () => number };
+type Surroundings = {
+  output: Output;
+  me: Person;
+  /** Sessions of the proxies that run on this laptop. */
+  running?: () => Promise<string[]>;
+  nowMs?: () => number;
+};
 
 /**
  * Restores and says what it did.
@@ -94,7 +101,8 @@ async function restoreAll(cluster: Cluster, options: RestoreOptions, around: Sur
       output.fail(error);
     }
   }
-  const removed = await removeOrphans(cluster, sessions, around);
+  const removed =
+    (await removeOrphans(cluster, sessions, around)) + (await removeProxies(cluster, sessions, options, around));
   if (restored.length + removed + failures === 0) {
     const where = options.allNamespaces ? 'in any namespace' : `in namespace ${cluster.namespace}`;
     output.result(`nothing ${others > 0 ? 'of yours ' : ''}to restore ${where}`, 'nothing', {
@@ -118,7 +126,7 @@ async function restoreAll(cluster: Cluster, options: RestoreOptions, around: Sur
 async function removeOrphans(cluster: Cluster, sessions: FoundSession[], around: Surroundings): Promise<number> {
   const now = (around.nowMs ?? Date.now)();
   let removed = 0;
-  for (const session of sessions.filter(({ workload }) => !workload)) {
+  for (const session of sessions.filter(({ workload, proxy }) => !workload && !proxy)) {
     const { id, namespace, createdAt } = session;
     const of = `session ${id} in namespace ${namespace}`;
     if (createdAt !== undefined && now - Date.parse(createdAt) < STARTING_MS) {
@@ -130,6 +138,39 @@ async function removeOrphans(cluster: Cluster, sessions: FoundSession[], around:
     around.output.result(`removed the objects that ${of} left`, 'removed', { session: id, namespace });
   }
   return removed;
+}
+
+/** Of proxies whose laptop died. @returns how many were removed. */
+async function removeProxies(
+  cluster: Cluster,
+  sessions: FoundSession[],
+  { everyone }: RestoreOptions,
+  { output, me, running = runningSessions }: Surroundings,
+): Promise<number> {
+  const proxies = sessions.filter(({ proxy }) => proxy);
+  const alive = proxies.length > 0 ? await running() : [];
+  let removed = 0;
+  for (const session of proxies) {
+    const { id, namespace } = session;
+    const { owner, host, since } = session.proxy as NonNullable<FoundSession['proxy']>;
+    const mine = owner === me.owner && host === me.host;
+    const of = `the proxy of ${owner} on ${host} since ${readable(since)} in namespace ${namespace}`;
+    if (alive.includes(id)) {
+      output.say(`left alone: your proxy into namespace ${namespace}, which runs; lpk proxy down ends it`);
+    } else if (mine || everyone) {
+      await removeOrphan(cluster, session);
+      removed++;
+      output.result(`removed ${of}`, 'removed', { session: id, namespace, owner, host });
+    } else {
+      output.result(`left alone ${of}`, 'held', { session: id, namespace, owner, host, since });
+    }
+  }
+  return removed;
+}
+
+async function runningSessions(): Promise<string[]> {
+  const running = await runningProxies({ namespace: undefined, context: undefined });
+  return running.map(({ status }) => status.session);
 }
 
 function tellRestored(workload: WorkloadRef, outcome: RestoreOutcome, { output, me }: Surroundings): void {

@@ -21,6 +21,9 @@ export type Verb = {
   run(words: Words, command: string[] | undefined, output: Output): Promise<number>;
 };
 
+/** Verbs that share a word: `proxy up`, `proxy down`. */
+export type VerbGroup = { command: string; describe: string; verbs: Verb[] };
+
 /** Which cluster, and where in it. */
 export type ClusterOptions = {
   namespace: string | undefined;
@@ -77,6 +80,13 @@ export function readChoice<T extends string>(words: Words, name: string, choices
   const choice = choices.find((one) => one === value);
   if (choice === undefined) throw new LpkError('usage', `--${name} is ${choices.join(' or ')}, not ${value}`);
   return choice;
+}
+
+/** An option that may be repeated; each value may be a list with commas. */
+export function readList(words: Words, name: string): string[] {
+  const values = ((words[name] ?? []) as unknown[]).flatMap((value) => String(value).split(','));
+  if (values.includes('')) throw new LpkError('usage', `--${name} needs a value`);
+  return values;
 }
 
 /** A whole number from `least` to `most`. */

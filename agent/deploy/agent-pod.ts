@@ -32,7 +32,18 @@ export type AgentPodSpec = AgentConfig & {
 /** Whose a proxy is; an annotation of its ConfigMap. */
 export type ProxyRecord = { owner: string; host: string; since: string };
 
-export const PROXY_ANNOTATION = 'lpk.dev/proxy';
+const PROXY_ANNOTATION = 'lpk.dev/proxy';
+
+/** Whose proxy a ConfigMap is of; undefined: of none. */
+export function proxyRecord(metadata: Json): ProxyRecord | undefined {
+  const text = metadata.annotations?.[PROXY_ANNOTATION];
+  try {
+    return text === undefined ? undefined : (JSON.parse(text) as ProxyRecord);
+  } catch {
+    return undefined;
+  }
+}
+
 export const AGENT_CONTAINER = 'agent';
 
 /** A user that no image has: the agent needs none of its own. */

@@ -9,6 +9,7 @@ import {
   SESSION_LABEL,
   sessionOfPod,
 } from './agent-container.ts';
+import { type ProxyRecord, proxyRecord, removeAgentPod } from './agent-pod.ts';
 import type { Target } from './find.ts';
 import { type PatchOp, sameVersion } from './json-patch.ts';
 import { type Cluster, type Json, type Query, retryOnConflict } from './kube.ts';
@@ -251,6 +252,8 @@ export type FoundSession = {
   createdAt?: string;
   workload?: WorkloadRef;
   record?: SessionRecord;
+  /** It is a proxy's, whose pod takes no workload's place. */
+  proxy?: ProxyRecord;
 };
 
 const METADATA_ONLY = 'application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json';
@@ -293,13 +296,15 @@ export async function findSessions(
       if (!id || known.has(`${metadata.namespace}/${id}`)) continue;
       if (((metadata.ownerReferences ?? []) as Json[]).some(({ uid }) => unreadable.has(uid))) continue;
       known.add(`${metadata.namespace}/${id}`);
-      sessions.push({ id, namespace: metadata.namespace, createdAt: metadata.creationTimestamp });
+      const proxy = proxyRecord(metadata);
+      const { namespace: of, creationTimestamp: createdAt } = metadata;
+      sessions.push({ id, namespace: of, createdAt, ...(proxy ? { proxy } : {}) });
     }
   }
   return sessions;
 }
 
-/** Removes what a session without a workload left. */
-export async function removeOrphan(cluster: Cluster, { namespace, id }: FoundSession): Promise<void> {
-  await removeObjects(cluster, namespace, id);
+/** Removes what a session without a workload left; of a proxy, its pod too. */
+export async function removeOrphan(cluster: Cluster, { namespace, id, proxy }: FoundSession): Promise<void> {
+  await (proxy ? removeAgentPod(cluster, namespace, id) : removeObjects(cluster, namespace, id));
 }

@@ -60,6 +60,14 @@ export async function transportsAllowed(cluster: Cluster): Promise<Transport[]> 
   return all.filter((_, i) => missing[i]?.length === 0);
 }
 
+/** What `lpk proxy` makes in a namespace, watches and removes. */
+export function rightsToProxy(): Right[] {
+  return [
+    ...['create', 'get', 'list', 'watch', 'delete'].map((verb) => ({ verb, resource: 'pods' })),
+    ...['configmaps', 'secrets'].flatMap((resource) => ['create', 'delete'].map((verb) => ({ verb, resource }))),
+  ];
+}
+
 /**
  * Throws one `forbidden` that names every verb and resource the user lacks to serve `target` over `transport`; for `auto`
  * one of the transports is enough. Changes nothing.
@@ -69,18 +77,27 @@ export async function preflight(
   target: Servable,
   transport: Transport | 'auto',
 ): Promise<{ transports: Transport[] }> {
-  const [missing, transports] = await Promise.all([
-    missingRights(cluster, rightsToServe(target)),
-    transportsAllowed(cluster),
-  ]);
+  return await assertRights(cluster, rightsToServe(target), transport, `serve ${workloadName(target)}`);
+}
+
+/** The same for `lpk proxy`. */
+export async function preflightProxy(
+  cluster: Cluster,
+  transport: Transport | 'auto',
+): Promise<{ transports: Transport[] }> {
+  return await assertRights(cluster, rightsToProxy(), transport, 'run a proxy');
+}
+
+async function assertRights(cluster: Cluster, rights: Right[], transport: Transport | 'auto', doing: string) {
+  const [missing, transports] = await Promise.all([missingRights(cluster, rights), transportsAllowed(cluster)]);
   const reachable = transport === 'auto' ? transports.length > 0 : transports.includes(transport);
   if (!reachable)
     missing.push(...(await missingRights(cluster, rightsToReach(transport === 'auto' ? 'proxy' : transport))));
-  if (missing.length > 0) throw forbidden(cluster, target, missing);
+  if (missing.length > 0) throw forbidden(cluster, doing, missing);
   return { transports };
 }
 
-function forbidden(cluster: Cluster, target: WorkloadRef, missing: Right[]): LpkError {
+function forbidden(cluster: Cluster, doing: string, missing: Right[]): LpkError {
   const byResource = new Map<string, string[]>();
   for (const { verb, group, resource, subresource, name } of missing) {
     const what = `${resource}${group ? `.${group}` : ''}${subresource ? `/${subresource}` : ''}${name ? ` "${name}"` : ''}`;
@@ -89,7 +106,7 @@ function forbidden(cluster: Cluster, target: WorkloadRef, missing: Right[]): Lpk
   const list = [...byResource].map(([what, verbs]) => `${verbs.join(', ')} ${what}`).join('; ');
   return new LpkError(
     'forbidden',
-    `user "${cluster.user}" lacks rights in namespace ${cluster.namespace} to serve ${workloadName(target)}: ${list}`,
+    `user "${cluster.user}" lacks rights in namespace ${cluster.namespace} to ${doing}: ${list}`,
     { cause: missing },
   );
 }

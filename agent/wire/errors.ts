@@ -43,8 +43,14 @@ export const ERROR_CODES = [
   // the laptop
   'usage',
   'port-taken',
+  'already-running',
+  'not-running',
   'command-not-found',
   'command-not-executable',
+  'needs-root',
+  'route-overlap',
+  'no-tun2socks',
+  'laptop-setup',
 ] as const;
 
 export type ErrorCode = (typeof ERROR_CODES)[number];

@@ -1,0 +1,212 @@
+import { createHash } from 'node:crypto';
+import { chmodSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import http from 'node:http';
+import { tmpdir, userInfo } from 'node:os';
+import path from 'node:path';
+import { text } from 'node:stream/consumers';
+import { LpkError, systemCode } from '../agent/wire/errors.ts';
+import type { ProxyChoice } from './proxy-options.ts';
+import { stateFolder } from './state-folder.ts';
+
+/**
+ * A running proxy as other lpk commands find it: a file that says where its control socket is, and HTTP on that socket. What
+ * answers lives; what doesn't is left of one that died.
+ */
+
+export type ProxyStatus = {
+  pid: number;
+  context: string;
+  namespace: string;
+  server: string;
+  since: string;
+  session: string;
+  pod: string | undefined;
+  transport: string;
+  link: 'up' | 'down';
+  rttMs: number | undefined;
+  streams: number;
+  bytes: { in: number; out: number };
+  reconnects: number;
+  doors: {
+    proxy: string;
+    dns: string;
+    systemDns?: string;
+    tun?: { device: string; ranges: string[] };
+  };
+  dns: { queries: number; cached: number; cluster: number; host: number; failed: number };
+};
+
+/** What `env` needs, the password included: the socket is for this user only. */
+export type ProxyAccess = {
+  host: string;
+  port: number;
+  credentials?: { user: string; password: string };
+  /** Hosts to be reached past the proxy. */
+  direct: string[];
+};
+
+type Entry = { socket: string; context: string; namespace: string };
+
+export type ControlHandlers = {
+  status: () => ProxyStatus;
+  access: () => ProxyAccess;
+  /** Asks the proxy to end; who asked is answered by `Control.close`. */
+  down: () => void;
+};
+
+const ANSWER_MS = 3_000;
+/** unix(7): `sun_path` has 108 bytes on Linux, 104 on macOS, the last a NUL. */
+const MAX_SOCKET_PATH = 100;
+
+export type Control = {
+  /** Everything is undone, but for `failed`: tells who asked for the end, and is no longer there. */
+  close(failed: string[]): Promise<void>;
+};
+
+/**
+ * Serves other commands. LpkError `already-running` when a proxy into the same namespace of the same cluster does so already.
+ */
+export async function openControl(
+  of: { server: string; context: string; namespace: string },
+  handlers: ControlHandlers,
+): Promise<Control> {
+  const folder = stateFolder('proxies');
+  const id = createHash('sha256').update(`${of.server}\n${of.namespace}`).digest('hex').slice(0, 12);
+  const socket = socketPath(folder, id);
+  const file = path.join(folder, `${id}.json`);
+  const waiting = new Set<http.ServerResponse>();
+  const server = http.createServer(({ method, url }, response) => {
+    if (method === 'GET' && url === '/status') return reply(response, handlers.status());
+    if (method === 'GET' && url === '/access') return reply(response, handlers.access());
+    if (method !== 'POST' || url !== '/down') return void response.writeHead(404).end();
+    waiting.add(response);
+    response.on('close', () => waiting.delete(response));
+    handlers.down();
+  });
+  server.maxConnections = 16;
+  await listen(server, socket).catch(async (error: unknown) => {
+    if (systemCode(error) !== 'EADDRINUSE') throw error;
+    const running = await ask<ProxyStatus>(socket, 'GET', '/status').catch(() => undefined);
+    if (running) {
+      const { namespace, context, pid, doors } = running;
+      throw new LpkError(
+        'already-running',
+        `a proxy into namespace ${namespace} (${context}) runs already: ${doors.proxy}, process ${pid}`,
+      );
+    }
+    rmSync(socket, { force: true });
+    await listen(server, socket);
+  });
+  if (process.platform !== 'win32') chmodSync(socket, 0o600);
+  const entry: Entry = { socket, context: of.context, namespace: of.namespace };
+  writeFileSync(file, JSON.stringify(entry), { mode: 0o600 });
+  return {
+    close: async (failed) => {
+      rmSync(file, { force: true });
+      const closed = new Promise((resolve) => server.close(resolve)); // removes the socket too
+      await Promise.all(
+        [...waiting].map((response) => {
+          const told = new Promise((resolve) => response.once('close', resolve));
+          reply(response, { failed });
+          return told;
+        }),
+      );
+      server.closeAllConnections();
+      await closed;
+    },
+  };
+}
+
+function reply(response: http.ServerResponse, body: unknown): void {
+  response.writeHead(200, { 'content-type': 'application/json', connection: 'close' }).end(JSON.stringify(body));
+}
+
+function listen(server: http.Server, socket: string): Promise<void> {
+  return new Promise((resolve, reject) => {
+    server.once('error', reject).listen(socket, () => {
+      server.off('error', reject);
+      server.on('error', () => {});
+      resolve();
+    });
+  });
+}
+
+function socketPath(folder: string, id: string): string {
+  const user = userInfo().username.replaceAll(/\W/g, '');
+  if (process.platform === 'win32') return `\\\\.\\pipe\\lpk-${user}-${id}`;
+  const own = path.join(folder, `${id}.sock`);
+  return Buffer.byteLength(own) <= MAX_SOCKET_PATH ? own : path.join(tmpdir(), `lpk-${user}-${id}.sock`);
+}
+
+export type RunningProxy = {
+  status: ProxyStatus;
+  access(): Promise<ProxyAccess>;
+  /** Resolves when it has ended; with what it could not undo. */
+  down(): Promise<{ failed: string[] }>;
+};
+
+/** Those that answer, of this user. Files of those that died are removed. */
+export async function runningProxies(choice: ProxyChoice): Promise<RunningProxy[]> {
+  const folder = stateFolder('proxies');
+  const files = readdirSync(folder).filter((name) => name.endsWith('.json'));
+  const found = await Promise.all(files.map((name) => connect(path.join(folder, name))));
+  return found.filter(
+    (proxy) =>
+      proxy !== undefined &&
+      (choice.namespace === undefined || proxy.status.namespace === choice.namespace) &&
+      (choice.context === undefined || proxy.status.context === choice.context),
+  ) as RunningProxy[];
+}
+
+/** The one that is meant. LpkError `not-running`; `usage` when there are several. */
+export async function oneProxy(choice: ProxyChoice): Promise<RunningProxy> {
+  const running = await runningProxies(choice);
+  const [only, ...others] = running;
+  if (!only) {
+    const where = choice.namespace ? ` into namespace ${choice.namespace}` : '';
+    throw new LpkError('not-running', `no proxy${where} runs`);
+  }
+  if (others.length > 0) {
+    const all = running.map(({ status: { namespace, context } }) => `${namespace} (${context})`).join(', ');
+    throw new LpkError('usage', `several proxies run: ${all}; name one with -n NAMESPACE or --context`);
+  }
+  return only;
+}
+
+async function connect(file: string): Promise<RunningProxy | undefined> {
+  let entry: Entry;
+  try {
+    entry = JSON.parse(readFileSync(file, 'utf8')) as Entry;
+  } catch {
+    return undefined; // being written, or removed
+  }
+  const { socket } = entry;
+  try {
+    const status = await ask<ProxyStatus>(socket, 'GET', '/status');
+    return {
+      status,
+      access: () => ask(socket, 'GET', '/access'),
+      down: () => ask(socket, 'POST', '/down', 0),
+    };
+  } catch (error) {
+    if (systemCode(error) === 'ECONNREFUSED' || systemCode(error) === 'ENOENT') {
+      rmSync(file, { force: true });
+      rmSync(socket, { force: true });
+    }
+    return undefined;
+  }
+}
+
+function ask<T>(socketPath: string, method: string, url: string, timeoutMs = ANSWER_MS): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const request = http.request({ socketPath, method, path: url, timeout: timeoutMs || undefined }, (response) => {
+      text(response).then((body) => {
+        if (response.statusCode === 200) resolve(JSON.parse(body) as T);
+        else reject(new LpkError('internal', `the proxy answered ${response.statusCode}: ${body}`));
+      }, reject);
+    });
+    request.on('timeout', () => request.destroy(new LpkError('timed-out', 'the proxy does not answer')));
+    request.on('error', reject);
+    request.end();
+  });
+}

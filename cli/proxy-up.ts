@@ -1,0 +1,199 @@
+import { randomBytes } from 'node:crypto';
+import net from 'node:net';
+import { setTimeout as pause } from 'node:timers/promises';
+import v8 from 'node:v8';
+import { agentPorts, newSessionId } from '../agent/deploy/agent-container.ts';
+import type { AgentPodSpec } from '../agent/deploy/agent-pod.ts';
+import { findSessions, removeOrphan } from '../agent/deploy/apply.ts';
+import { agentBundle } from '../agent/deploy/bundle.ts';
+import { parseTarget } from '../agent/deploy/find.ts';
+import { type Cluster, openCluster } from '../agent/deploy/kube.ts';
+import { likenessOf } from '../agent/deploy/likeness.ts';
+import { preflightProxy } from '../agent/deploy/preflight.ts';
+import { type ClusterNetwork, clusterNetwork } from '../agent/deploy/ranges.ts';
+import { LpkError } from '../agent/wire/errors.ts';
+import { KEY_BYTES } from '../agent/wire/protocol.ts';
+import { Route } from '../proxy/route.ts';
+import { type Leave, untilLeaving } from './leave.ts';
+import type { Output } from './output.ts';
+import { openControl, type ProxyStatus } from './proxy-control.ts';
+import { openDoors, type ProxyDoors } from './proxy-doors.ts';
+import { ProxyLink } from './proxy-link.ts';
+import type { ProxyUpOptions } from './proxy-options.ts';
+import { proxyStatus, statusLine } from './proxy-status.ts';
+import { type Taken, takeOver } from './proxy-takeover.ts';
+import { Undo } from './undo.ts';
+import { whoAmI } from './whoami.ts';
+
+/** How long the agent's pod stays when its laptop is gone for good. */
+const LONELY_MS = 10 * 60_000;
+const STATUS_MS = 1_000;
+
+/**
+ * `lpk proxy up`, whole: a pod with an agent, the doors into it, the system's DNS and routes when asked; then everything back in
+ * reverse. Returns the exit code; throws LpkError after everything was put back.
+ */
+export async function proxyUp(options: ProxyUpOptions, output: Output): Promise<number> {
+  v8.setFlagsFromString('--semi-space-growth-factor=1'); // as in connect.ts
+  const undo = new Undo((failure, remedy) =>
+    output.warn(remedy ? `${failure}; run: ${remedy}` : failure, 'undo-failed'),
+  );
+  let remedy = 'lpk proxy down';
+  return untilLeaving(
+    { undo, say: (line) => output.say(line), crashed: (error) => output.fail(error), remedy: () => remedy },
+    async (leave) => {
+      const cluster = await openCluster(options);
+      undo.add('close the connections to the cluster', async () => cluster.close());
+      const where = `${cluster.namespace} (${cluster.context})`;
+      remedy = `lpk restore --all -n ${cluster.namespace}`;
+
+      const route = new Route();
+      const asked = Promise.withResolvers<void>();
+      const { spec, key, transports } = await prepare(options, cluster, output);
+      const link = new ProxyLink({ cluster, spec, key, transports, route });
+      const network: ClusterNetwork = { ranges: [], namespaces: [cluster.namespace] };
+      let doors: ProxyDoors | undefined;
+      let taken: Taken | undefined;
+      const since = new Date().toISOString();
+      const status = () => proxyStatus({ cluster, session: spec.session, since, link, doors, taken });
+      const control = await openControl(
+        { server: cluster.server, context: cluster.context, namespace: cluster.namespace },
+        {
+          status,
+          access: () => ({
+            host: net.isIP(options.bind) && !isAny(options.bind) ? options.bind : '127.0.0.1',
+            port: doors?.port ?? 0,
+            // kubectl and lpk must reach the API server when the proxy is gone.
+            direct: [new URL(cluster.server).hostname.replace(/^\[|\]$/g, '')],
+            ...(options.credentials ? { credentials: options.credentials } : {}),
+          }),
+          down: () => asked.resolve(),
+        },
+      );
+      undo.add('close the control socket', () => control.close(undo.failed));
+      doors = await openDoors({ options, route, link, network, namespace: cluster.namespace });
+      undo.add('close the doors', () => doors?.close() ?? Promise.resolve());
+
+      await removeLeftovers(cluster, output);
+      report(link, output);
+      undo.add(`remove the agent’s pod from ${cluster.namespace}`, () => removing(link, where, output), remedy);
+      const starting = output.step(`starting the agent’s pod in ${where}`, 'start', { session: spec.session });
+      const [session, found] = await Promise.race([
+        Promise.all([link.start(), clusterNetwork(cluster)]),
+        asked.promise.then(() => Promise.reject(new LpkError('cancelled', 'lpk proxy down'))),
+      ]).catch(failing(starting));
+      Object.assign(network, found);
+      await doors.ready(session);
+      starting.done(`the agent runs in ${where}`);
+      const { server, namespace } = cluster;
+      taken = await takeOver({ options, doors, network, server, namespace, undo, output });
+      announce(taken, cluster, output, status());
+      await Promise.race([showStatus(output, where, status, leave), asked.promise, taken.over]);
+      return 0;
+    },
+  );
+}
+
+/** Checks rights and reads what is to be made; changes nothing. */
+async function prepare(options: ProxyUpOptions, cluster: Cluster, output: Output) {
+  const step = output.step(`checking rights in ${cluster.namespace} (${cluster.context})`, 'check');
+  try {
+    const { transports } = await preflightProxy(cluster, options.transport);
+    const chosen = options.transport === 'auto' ? transports : [options.transport];
+    const like = options.like === undefined ? undefined : await likenessOf(cluster, parseTarget(options.like));
+    const key = randomBytes(KEY_BYTES);
+    const spec: AgentPodSpec = {
+      ...agentPorts(like?.pod.hostNetwork === true),
+      session: newSessionId(),
+      listen: chosen[0] === 'proxy' ? 'pod' : 'loopback',
+      holdMs: options.holdMs,
+      lonelyMs: Math.max(LONELY_MS, options.holdMs),
+      ...(options.agentImage ? { image: options.agentImage } : {}),
+      key: key.toString('hex'),
+      bundle: await agentBundle(),
+      ...whoAmI(),
+      ...(like ? { like } : {}),
+    };
+    step.done(`rights in ${cluster.namespace} (${cluster.context}) are there`);
+    return { spec, key, transports: chosen };
+  } catch (error) {
+    step.fail();
+    throw error;
+  }
+}
+
+/** Pods of this user's earlier proxies into this namespace, whose lpk died: the control socket is ours, so none of them lives. */
+async function removeLeftovers(cluster: Cluster, output: Output): Promise<void> {
+  const me = whoAmI();
+  try {
+    for (const session of await findSessions(cluster)) {
+      if (session.proxy?.owner !== me.owner || session.proxy.host !== me.host) continue;
+      await removeOrphan(cluster, session);
+      output.say(`removed what an earlier proxy left in ${session.namespace}`, 'removed', { session: session.id });
+    }
+  } catch (error) {
+    // Who may not list ConfigMaps can still run a proxy.
+    if (!(error instanceof LpkError) || error.code !== 'forbidden') throw error;
+  }
+}
+
+async function removing(link: ProxyLink, where: string, output: Output): Promise<void> {
+  const step = output.step(`removing the agent’s pod from ${where}`, 'remove');
+  await link.close().catch(failing(step));
+  step.done(`the agent’s pod is gone from ${where}`);
+}
+
+function report(link: ProxyLink, output: Output): void {
+  link.on('attached', ({ pod, transport, rttMs }) =>
+    output.say(`connected to pod ${pod} by ${transport}, ${rttMs.toFixed(1)} ms away`, 'attached', {
+      pod,
+      transport,
+      rttMs,
+    }),
+  );
+  link.on('lost', ({ pod }) => output.warn(`pod ${pod} is gone; a new one is made`, 'lost', { pod }));
+  link.on('linkDown', ({ pod, reason, holdMs }) =>
+    output.warn(
+      `link to pod ${pod} lost (${reason}); its connections are kept for ${Math.round(holdMs / 1_000)} s`,
+      'link-down',
+      { pod, holdMs },
+    ),
+  );
+  link.on('linkUp', ({ pod }) => output.say(`link to pod ${pod} is back`, 'link-up', { pod }));
+  link.on('trouble', (error) => output.warn(error.message, 'trouble', { code: error.code }));
+}
+
+function announce(taken: Taken, cluster: Cluster, output: Output, status: ProxyStatus): void {
+  const { proxy, dns } = status.doors;
+  output.say(
+    `proxy into ${cluster.namespace}: socks5h://${proxy} or http://${proxy}; DNS server ${dns}`,
+    'ready',
+    status,
+  );
+  output.say(`for this user’s shells: eval "$(lpk proxy env)"; for browsers: http://${proxy}/proxy.pac`);
+  if (taken.systemDns && taken.tun) output.say('every program reaches the cluster by its names; Ctrl-C takes it back');
+  else output.say('Ctrl-C ends it');
+}
+
+/** On a terminal one live line, until it is time to go. */
+async function showStatus(output: Output, where: string, status: () => ProxyStatus, leave: Leave): Promise<void> {
+  if (!output.isLive) return leave.asked();
+  const step = output.step(`proxy into ${where}`, 'serve');
+  while (!leave.signal.aborted) {
+    step.update(statusLine(status()));
+    await pause(STATUS_MS, undefined, { signal: leave.signal }).catch(() => {});
+  }
+  step.done(`proxy into ${where} ended`);
+}
+
+function isAny(address: string): boolean {
+  return address === '0.0.0.0' || address === '::';
+}
+
+/** Marks a step as failed and passes the error on. */
+function failing(step: { fail(): void }): (error: unknown) => never {
+  return (error) => {
+    step.fail();
+    throw error;
+  };
+}
