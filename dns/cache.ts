@@ -1,3 +1,4 @@
+import { ClockMap } from './clock.ts';
 import type { Answer } from './message.ts';
 
 export type Kept = Answer & {
@@ -19,13 +20,12 @@ const MAX_KEPT_S = 86_400;
 /** What an entry takes beside its message: key, offsets, map. */
 const ENTRY_BYTES = 300;
 
-/** Answers by question, each for its TTL, the least used given up first; and one asking at a time for equal questions. */
+/** Answers by question, each for its TTL, those not used lately given up first; and one asking at a time for equal questions. */
 export class AnswerCache {
   #maxEntries: number;
   #maxBytes: number;
   #maxUnderWay: number;
-  /** Least used first. */
-  #entries = new Map<string, Kept>();
+  #entries = new ClockMap<Kept>();
   #bytes = 0;
   #underWay = new Map<string, Promise<Kept>>();
 
@@ -50,14 +50,12 @@ export class AnswerCache {
   get(key: string, nowMs: number): Kept | undefined {
     const kept = this.#entries.get(key);
     if (!kept) return undefined;
-    this.#entries.delete(key);
     const ageMs = nowMs - kept.sinceMs;
     // A clock that was set back says nothing of the age.
     if (ageMs < 0 || ageMs >= Math.min(kept.ttlS, MAX_KEPT_S) * 1000) {
-      this.#bytes -= cost(kept);
+      this.#drop(key, kept);
       return undefined;
     }
-    this.#entries.set(key, kept);
     return kept;
   }
 
@@ -83,19 +81,22 @@ export class AnswerCache {
 
   #keep(key: string, kept: Kept): void {
     const old = this.#entries.get(key);
-    if (old) this.#bytes -= cost(old);
-    this.#entries.delete(key);
+    if (old) this.#drop(key, old);
     if (kept.ttlS <= 0) return;
     this.#entries.set(key, kept);
     this.#bytes += cost(kept);
-    for (const [least, { message, ttlOffsets }] of this.#entries) {
-      if (this.#entries.size <= this.#maxEntries && this.#bytes <= this.#maxBytes) return;
-      this.#entries.delete(least);
-      this.#bytes -= cost({ message, ttlOffsets });
+    while (this.#entries.size > this.#maxEntries || this.#bytes > this.#maxBytes) {
+      const evicted = this.#entries.evict();
+      if (evicted) this.#bytes -= cost(evicted.value);
     }
+  }
+
+  #drop(key: string, kept: Kept): void {
+    this.#entries.delete(key);
+    this.#bytes -= cost(kept);
   }
 }
 
-function cost({ message, ttlOffsets }: Pick<Kept, 'message' | 'ttlOffsets'>): number {
+function cost({ message, ttlOffsets }: Kept): number {
   return message.length + ttlOffsets.byteLength + ENTRY_BYTES;
 }

@@ -1,4 +1,5 @@
 import net from 'node:net';
+import { ClockMap } from './clock.ts';
 
 /** RFC 2544: for measuring between networks, and routed nowhere. */
 const DEFAULT_RANGE = '198.18.0.0/15';
@@ -6,15 +7,14 @@ const MAX_ADDRESSES = 131_072;
 
 /**
  * Addresses that stand for names, so that a cluster's range that the laptop uses itself is never needed: who connects to one is
- * connected to the name. When all are given out, the one not used for longest gets a new name.
+ * connected to the name. When all are given out, one not used lately gets a new name.
  */
 export class FakeAddresses {
   #base: number;
   #count: number;
   #bits: number;
   #next = 0;
-  /** Least used first. */
-  #numbers = new Map<string, number>();
+  #numbers = new ClockMap<number>();
   #names = new Map<number, string>();
 
   /** @param range IPv4 CIDR, of /8 to /30; throws an Error with code `EINVAL` for anything else. */
@@ -38,17 +38,20 @@ export class FakeAddresses {
 
   addressFor(name: string): string {
     const key = name.toLowerCase();
-    const number = this.#numbers.get(key) ?? this.#free();
-    this.#use(key, number);
+    const known = this.#numbers.get(key);
+    if (known !== undefined) return toText(known);
+    const number = this.#free();
+    this.#numbers.set(key, number);
+    this.#names.set(number, key);
     return toText(number);
   }
 
   /** The name that `address` stands for; undefined when it does for none. */
   nameOf(address: string): string | undefined {
     if (!this.contains(address)) return undefined;
-    const number = toNumber(address);
-    const name = this.#names.get(number);
-    if (name !== undefined) this.#use(name, number);
+    const name = this.#names.get(toNumber(address));
+    // Being dialed is being used.
+    if (name !== undefined) this.#numbers.get(name);
     return name;
   }
 
@@ -58,17 +61,9 @@ export class FakeAddresses {
     return number >= this.#base - 1 && number < this.#base - 1 + 2 ** (32 - this.#bits);
   }
 
-  #use(name: string, number: number): void {
-    this.#numbers.delete(name);
-    this.#numbers.set(name, number);
-    this.#names.set(number, name);
-  }
-
   #free(): number {
     if (this.#next < this.#count) return this.#base + this.#next++;
-    const [name, number] = this.#numbers.entries().next().value as [string, number];
-    this.#numbers.delete(name);
-    return number;
+    return this.#numbers.evict()?.value as number;
   }
 }
 

@@ -37,6 +37,9 @@ export type Found = {
   maxTtlS?: number;
 };
 
+/** The search list's entries under the cluster's domain, and that domain. */
+type Search = { given: string; suffixes: string[]; domain: string };
+
 const DEFAULT_DOMAIN = 'cluster.local';
 /** How long it is remembered that the cluster has, or has not, something of a name's last label. */
 const KNOWN_MS = 60_000;
@@ -60,7 +63,7 @@ export class Policy {
   #include: string[];
   #exclude: string[];
   #nowMs: () => number;
-  #lastSearch: string[] = [];
+  #lastSearch = readSearch([]);
   #known = new Memory();
   #unknown = new Memory();
   #probes = new Map<string, Promise<boolean>>();
@@ -111,13 +114,11 @@ export class Policy {
     return briefWhenNegative(await toHost());
   }
 
-  /** The search list's entries under the cluster's domain; those that were last known while there are none. */
-  #search(): { suffixes: string[]; domain: string } {
-    const given = this.#options.search().map(suffixText);
-    if (given.length > 0) this.#lastSearch = given;
-    const domain =
-      this.#lastSearch.map((suffix) => /^[^.]+\.svc\.(.+)$/.exec(suffix)?.[1]).find(Boolean) ?? DEFAULT_DOMAIN;
-    return { suffixes: this.#lastSearch.filter((suffix) => isUnder(suffix, [domain])), domain };
+  #search(): Search {
+    const given = this.#options.search();
+    // The last one is good for as long as there is none, and need not be read again while it is the same.
+    if (given.length > 0 && given.join() !== this.#lastSearch.given) this.#lastSearch = readSearch(given);
+    return this.#lastSearch;
   }
 
   /** Single labels too: what a laptop asks for by one is mostly the cluster's. */
@@ -127,7 +128,7 @@ export class Policy {
   }
 
   /** `name` with the search list's suffixes, in their order: the first that exists. Undefined when none does. */
-  async #searched(name: string, search: { suffixes: string[]; domain: string }, ask: Ask): Promise<Found | undefined> {
+  async #searched(name: string, search: Search, ask: Ask): Promise<Found | undefined> {
     const last = lastLabel(name);
     const single = last === name;
     const known = await Promise.all(
@@ -189,6 +190,12 @@ export class Policy {
     }
     return rcode === RCODE.noError;
   }
+}
+
+function readSearch(given: string[]): Search {
+  const list = given.map(suffixText);
+  const domain = list.map((suffix) => /^[^.]+\.svc\.(.+)$/.exec(suffix)?.[1]).find(Boolean) ?? DEFAULT_DOMAIN;
+  return { given: given.join(), suffixes: list.filter((suffix) => isUnder(suffix, [domain])), domain };
 }
 
 /** Names with the time until which they are fresh; the oldest go when there are too many. */
