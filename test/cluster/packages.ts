@@ -4,7 +4,9 @@ import { step } from './progress.ts';
 import { run } from './run.ts';
 
 /** Debian's packages, each with a file that tells whether it is there. */
-const packages: Record<string, string> = {
+export type Packages = Record<string, string>;
+
+const clusterPackages: Packages = {
   containerd: '/usr/bin/containerd',
   runc: '/usr/sbin/runc',
   'containernetworking-plugins': '/usr/lib/cni/ptp',
@@ -15,8 +17,8 @@ const packages: Record<string, string> = {
   'busybox-static': '/usr/share/doc/busybox-static', // the package busybox has the program, too
 };
 
-/** Installs what is missing. */
-export async function installPackages(): Promise<void> {
+/** Installs what is missing: of the cluster, or of a test. */
+export async function installPackages(packages: Packages = clusterPackages): Promise<void> {
   const missing = Object.keys(packages).filter((name) => !fs.existsSync(packages[name]!));
   if (missing.length === 0) return;
   const hint = `install them by hand: apt-get install ${missing.join(' ')}`;

@@ -57,7 +57,12 @@ test('--help and --version load no Kubernetes client', () => {
 
 test('a wrong command line is one line with a hint, and exit code 2', () => {
   const table: [string[], RegExp][] = [
-    [[], /^lpk: name a verb: connect or restore$/],
+    [[], /^lpk: name a verb: connect, proxy, restore$/],
+    [['proxy'], /^lpk: proxy needs a verb: up, down, status, env$/],
+    [['proxy', 'up', '--bind', '0.0.0.0'], /^lpk: --bind 0.0.0.0 needs --allow-lan and a password/],
+    [['proxy', 'up', '--fake-ip-range', '10.0.0.0'], /^lpk: --fake-ip-range is a range like/],
+    [['proxy', 'env', '--shell', 'tcsh'], /^lpk: --shell is bash, zsh, sh, fish, powershell, cmd, not tcsh/],
+    [['proxy', 'down', '--', 'npm'], /^lpk: proxy down takes no command/],
     [['conect', 'web'], /^lpk: .*connect/],
     [['connect'], /^lpk: connect needs a target/],
     [['connect', 'web', '--port-number', '1'], /^lpk: Unknown argument.* port-number/],
