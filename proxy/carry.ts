@@ -10,11 +10,19 @@ export type Replies = { success: Buffer; failure: (error: LpkError) => Buffer };
 /** A client's request, as SOCKS and HTTP CONNECT both end in one. */
 export type Request = { flow: Flow; replies: Replies };
 
+/** Silence, both ways, after which a carried flow is ended; 0: never. */
+export type Idle = { flowIdleMs: number };
+
 /**
  * Dials a flow, answers the client and joins the two. Bytes the client sent with its request go with the dial; those it
  * sends while waiting for the answer stay in the socket's buffer, which bounds them.
  */
-export async function carry(socket: net.Socket, dial: Dial, { flow, replies }: Request): Promise<void> {
+export async function carry(
+  socket: net.Socket,
+  dial: Dial,
+  { flow, replies }: Request,
+  { flowIdleMs }: Idle,
+): Promise<void> {
   const first: Buffer | null = socket.read();
   let outbound: Outbound;
   try {
@@ -26,7 +34,7 @@ export async function carry(socket: net.Socket, dial: Dial, { flow, replies }: R
   const { stream, opened, replyEarly } = outbound;
   if (replyEarly) {
     socket.write(replies.success);
-    join(socket, stream);
+    join(socket, stream, { flowIdleMs });
     opened.catch(() => socket.resetAndDestroy());
     return;
   }
@@ -45,11 +53,14 @@ export async function carry(socket: net.Socket, dial: Dial, { flow, replies }: R
   stream.off('error', ignore);
   if (socket.destroyed) return;
   socket.write(replies.success);
-  join(socket, stream);
+  join(socket, stream, { flowIdleMs });
 }
 
 /** Pumps a client that may have ended (half-closed) already, while it waited for its answer. */
-export function join(socket: net.Socket, stream: Outbound['stream']): void {
+export function join(socket: net.Socket, stream: Outbound['stream'], { flowIdleMs }: Idle): void {
+  // A reset and no end: who was cut off must not take what came for all there is.
+  if (flowIdleMs > 0)
+    socket.setTimeout(flowIdleMs, () => stream.reset('timed-out', `idle for ${flowIdleMs / 1_000} s`));
   pump(socket, stream);
   if (socket.readableEnded) stream.end();
 }

@@ -21,7 +21,16 @@ export type Target = Authority & {
   path: string;
 };
 
-export type NotATarget = { status: number; line: string };
+/** A refusal: status, one line for people, and headers that it must have. */
+export type NotATarget = { status: number; line: string; headers?: Record<string, string> };
+
+/** What a client says in Proxy-Authorization: its user and password (RFC 7617). */
+export function basicCredentials(header: string | undefined): { user: Buffer; password: Buffer } | undefined {
+  const token = /^basic +([a-z0-9+/]+=*) *$/i.exec(header ?? '')?.[1];
+  const bytes = Buffer.from(token ?? '', 'base64');
+  const colon = bytes.indexOf(':');
+  return colon < 0 ? undefined : { user: bytes.subarray(0, colon), password: bytes.subarray(colon + 1) };
+}
 
 /** The absolute form of a request target (RFC 9112 3.2.2). The path is passed on as it is, never normalised. */
 export function parseTarget(method: string, url: string): Target | NotATarget {

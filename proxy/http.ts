@@ -3,10 +3,12 @@ import type net from 'node:net';
 import { type Duplex, pipeline } from 'node:stream';
 import type { LpkError } from '../agent/wire/errors.ts';
 import { flowError } from '../agent/wire/pump.ts';
-import { carry, join } from './carry.ts';
+import { carry, type Idle, join } from './carry.ts';
+import { type Credentials, matches } from './credentials.ts';
 import type { Dial, Outbound } from './flow.ts';
 import { clearDeadline, dismiss, setDeadline } from './handshake.ts';
 import {
+  basicCredentials,
   endToEnd,
   hasBody,
   head,
@@ -17,6 +19,7 @@ import {
   requestHeaders,
   type Target,
 } from './http-message.ts';
+import { type Pages, servePage } from './pages.ts';
 
 /** HTTP proxy: CONNECT (RFC 9110 9.3.6) and requests in absolute form (RFC 9112 3.2.2). */
 export type HttpDoor = {
@@ -27,8 +30,21 @@ export type HttpDoor = {
 const MAX_HEADER_BYTES = 64 * 1024;
 /** What a server has for closing after its answer to `Connection: close`. */
 const UPSTREAM_LINGER_MS = 1_000;
+/** RFC 9110 11.7.1, RFC 7617. */
+const PASSWORD_WANTED: NotATarget = {
+  status: 407,
+  line: 'this proxy wants a user and a password',
+  headers: { 'Proxy-Authenticate': 'Basic realm="lpk", charset="UTF-8"' },
+};
 
-export function createHttpDoor({ dial, idleMs }: { dial: Dial; idleMs: number }): HttpDoor {
+type HttpOptions = Idle & {
+  dial: Dial;
+  idleMs: number;
+  credentials?: Credentials | undefined;
+  pages?: Pages | undefined;
+};
+
+export function createHttpDoor({ dial, idleMs, flowIdleMs, credentials, pages }: HttpOptions): HttpDoor {
   // Never listens. Its own timeouts need a listening server; deadlines (handshake.ts) bound a client between requests.
   const server = http.createServer({
     maxHeaderSize: MAX_HEADER_BYTES,
@@ -36,6 +52,12 @@ export function createHttpDoor({ dial, idleMs }: { dial: Dial; idleMs: number })
     requestTimeout: 0,
     headersTimeout: 0,
   });
+  server.timeout = flowIdleMs; // for a request under way
+  server.on('timeout', (socket: net.Socket) => socket.resetAndDestroy());
+  const refusal = (request: http.IncomingMessage) => {
+    const given = credentials && basicCredentials(request.headers['proxy-authorization']);
+    return !credentials || (given && matches(credentials, given)) ? undefined : PASSWORD_WANTED;
+  };
   const underWay = new WeakMap<net.Socket, number>(); // several when a client pipelines
 
   const handle = (request: http.IncomingMessage, response: http.ServerResponse) => {
@@ -47,7 +69,11 @@ export function createHttpDoor({ dial, idleMs }: { dial: Dial; idleMs: number })
       underWay.set(socket, rest);
       if (rest === 0) setDeadline(socket, idleMs);
     });
-    forward(dial, request, response);
+    const own = request.url?.startsWith('/') ? pages : undefined;
+    const refused = own ? servePage(own, request, response) : refusal(request);
+    if (refused) answer(response, refused);
+    if (refused || own) request.resume();
+    else forward(dial, request, response);
   };
   server.on('request', handle);
   server.on('checkContinue', handle); // the origin decides, not we
@@ -56,18 +82,21 @@ export function createHttpDoor({ dial, idleMs }: { dial: Dial; idleMs: number })
     const socket = duplex as net.Socket;
     clearDeadline(socket);
     if (early.length > 0) socket.unshift(early);
+    const refused = refusal(request);
+    if (refused) {
+      dismiss(socket, rawAnswer(refused));
+      return;
+    }
     const place = parseAuthority(request.url ?? '');
     if (!place) {
       dismiss(socket, rawAnswer({ status: 400, line: `CONNECT wants host:port, not ${request.url}` }));
       return;
     }
-    carry(socket, dial, {
-      flow: { protocol: 'tcp', ...place },
-      replies: {
-        success: head('HTTP/1.1 200 Connection established', []),
-        failure: (error) => rawAnswer(failure(error, request.url ?? '')),
-      },
-    }).catch(() => socket.destroy());
+    const replies = {
+      success: head('HTTP/1.1 200 Connection established', []),
+      failure: (error: LpkError) => rawAnswer(failure(error, request.url ?? '')),
+    };
+    carry(socket, dial, { flow: { protocol: 'tcp', ...place }, replies }, { flowIdleMs }).catch(() => socket.destroy());
   });
 
   server.on('upgrade', (request: http.IncomingMessage, duplex: Duplex, early: Buffer) => {
@@ -76,14 +105,20 @@ export function createHttpDoor({ dial, idleMs }: { dial: Dial; idleMs: number })
     if (request.headers.upgrade?.toLowerCase() === 'h2c' || hasBody(request)) {
       // A proxy may ignore the wish. Node has left the request's body unread by now, so the request goes in again without it.
       const line = `${request.method} ${request.url} HTTP/${request.httpVersion}`;
-      const encoding = request.headers['transfer-encoding'];
-      const headers = [...endToEnd(request), ...(encoding ? ['Transfer-Encoding', encoding] : [])];
+      const { 'transfer-encoding': encoding, 'proxy-authorization': password } = request.headers;
+      const headers = [
+        ...endToEnd(request),
+        ...(encoding ? ['Transfer-Encoding', encoding] : []),
+        ...(password ? ['Proxy-Authorization', password] : []),
+      ];
       socket.unshift(Buffer.concat([head(line, headers), early]));
       server.emit('connection', socket);
       return;
     }
     if (early.length > 0) socket.unshift(early);
-    upgrade(dial, request, socket);
+    const refused = refusal(request);
+    if (refused) dismiss(socket, rawAnswer(refused));
+    else upgrade(dial, request, socket, { flowIdleMs });
   });
 
   return {
@@ -126,7 +161,7 @@ function forward(dial: Dial, request: http.IncomingMessage, response: http.Serve
 }
 
 /** A request that asks for another protocol (RFC 9110 7.8): on 101 the two sockets are joined. */
-function upgrade(dial: Dial, request: http.IncomingMessage, socket: net.Socket): void {
+function upgrade(dial: Dial, request: http.IncomingMessage, socket: net.Socket, idle: Idle): void {
   const response = () => {
     const answering = new http.ServerResponse(request);
     answering.shouldKeepAlive = false;
@@ -147,7 +182,7 @@ function upgrade(dial: Dial, request: http.IncomingMessage, socket: net.Socket):
     socket.off('close', abandon);
     socket.write(head(`HTTP/1.1 101 ${message.statusMessage}`, message.rawHeaders));
     if (early.length > 0) stream.unshift(early);
-    join(socket, stream);
+    join(socket, stream, idle);
   });
   upstream.end();
 }
@@ -240,20 +275,21 @@ function passBack(message: http.IncomingMessage, response: http.ServerResponse):
   pipeline(message, response, () => {}); // destroys both when one fails
 }
 
-function answer(response: http.ServerResponse, { status, line }: NotATarget): void {
+function answer(response: http.ServerResponse, { status, line, headers }: NotATarget): void {
   if (response.headersSent || response.destroyed) return;
-  response.writeHead(status, { 'Content-Type': 'text/plain; charset=utf-8' });
+  response.writeHead(status, { 'Content-Type': 'text/plain; charset=utf-8', ...headers });
   response.end(`lpk: ${line}\n`);
 }
 
-function rawAnswer({ status, line }: NotATarget): Buffer {
+function rawAnswer({ status, line, headers }: NotATarget): Buffer {
   const body = Buffer.from(`lpk: ${line}\n`);
-  const headers = {
+  const all = {
+    ...headers,
     'Content-Type': 'text/plain; charset=utf-8',
     'Content-Length': `${body.length}`,
     Connection: 'close',
   };
-  return Buffer.concat([head(`HTTP/1.1 ${status} ${http.STATUS_CODES[status]}`, Object.entries(headers).flat()), body]);
+  return Buffer.concat([head(`HTTP/1.1 ${status} ${http.STATUS_CODES[status]}`, Object.entries(all).flat()), body]);
 }
 
 function failure(error: LpkError, authority: string): NotATarget {

@@ -1,7 +1,7 @@
 import type net from 'node:net';
 import type { Request } from './carry.ts';
 import { dismiss, take } from './handshake.ts';
-import { hostText } from './socks5.ts';
+import { hostText } from './socks5-address.ts';
 
 /** SOCKS4 and 4a: https://www.openssh.com/txt/socks4.protocol and https://www.openssh.com/txt/socks4a.protocol */
 
@@ -10,15 +10,18 @@ const GRANTED = 0x5a;
 const REJECTED = 0x5b;
 const MAX_STRING_BYTES = 255;
 
-/** Reads the request. Undefined when it was refused; the client then has its answer. The user id is read over. */
-export async function readSocks4(socket: net.Socket): Promise<Request | undefined> {
+/**
+ * Reads the request. Undefined when it was refused; the client then has its answer. The user id is read over: it is no secret, so
+ * where a password is wanted, `refuse`.
+ */
+export async function readSocks4(socket: net.Socket, { refuse }: { refuse: boolean }): Promise<Request | undefined> {
   const header = await take(socket, 8);
   const user = await takeString(socket);
   const address = header.subarray(4, 8);
   const isName = address.readUInt32BE() !== 0 && address.readUInt32BE() < 256; // 0.0.0.x: 4a, the name follows
   const name = user && isName ? await takeString(socket) : undefined;
   const host = isName ? name && hostText(name) : address.join('.');
-  if (!user || !host || header[1] !== CONNECT) {
+  if (refuse || !user || !host || header[1] !== CONNECT) {
     dismiss(socket, reply(REJECTED));
     return undefined;
   }

@@ -1,14 +1,17 @@
-import net from 'node:net';
+import type net from 'node:net';
 import { type LpkError, systemCode } from '../agent/wire/errors.ts';
 import type { Request } from './carry.ts';
+import { type Credentials, matches } from './credentials.ts';
 import { dismiss, take } from './handshake.ts';
+import { ADDRESS, addressBytes, addressOf, addressText } from './socks5-address.ts';
 
-/** SOCKS5, RFC 1928. */
+/** SOCKS5, RFC 1928; user and password, RFC 1929. */
 
 const NO_AUTHENTICATION = 0x00;
+const USER_AND_PASSWORD = 0x02;
 const NO_ACCEPTABLE_METHOD = 0xff;
 const CONNECT = 1;
-const ADDRESS = { ipv4: 1, name: 3, ipv6: 4 } as const;
+const UDP_ASSOCIATE = 3;
 
 /** RFC 1928 section 6. */
 const REPLY = {
@@ -23,71 +26,79 @@ const REPLY = {
   addressTypeNotSupported: 8,
 } as const;
 
+/** A client's wish to send datagrams, and where it means to send them from (RFC 1928 section 4); often all zeros. */
+export type Associate = { from: { host: string; port: number } };
+
 /**
- * Reads method selection (section 3) and request (section 4) and answers the former. Undefined when the request was refused;
- * the client then has its answer. The handshake can't be longer than 2 + 255 + 5 + 255 + 2 bytes.
+ * Reads method selection (section 3), the password if there must be one, and request (section 4), and answers all but the last.
+ * Undefined when the client was refused; it then has its answer. The handshake can't be longer than
+ * 2 + 255 + 3 + 255 + 255 + 5 + 255 + 2 bytes.
  */
-export async function readSocks5(socket: net.Socket): Promise<Request | undefined> {
+export async function readSocks5(
+  socket: net.Socket,
+  credentials?: Credentials,
+): Promise<Request | Associate | undefined> {
   const greeting = await take(socket, 2);
   const methods = await take(socket, greeting.readUInt8(1));
-  if (!methods.includes(NO_AUTHENTICATION)) {
+  const wanted = credentials ? USER_AND_PASSWORD : NO_AUTHENTICATION;
+  if (!methods.includes(wanted)) {
     dismiss(socket, Buffer.of(5, NO_ACCEPTABLE_METHOD));
     return undefined;
   }
-  socket.write(Buffer.of(5, NO_AUTHENTICATION));
-  const [version, command, , addressType] = await take(socket, 4);
+  socket.write(Buffer.of(5, wanted));
+  if (credentials && !(await authenticate(socket, credentials))) {
+    dismiss(socket, Buffer.of(1, 1));
+    return undefined;
+  }
+  if (credentials) socket.write(Buffer.of(1, 0));
+
+  const [version, command, , type = 0] = await take(socket, 4);
   if (version !== 5) {
     dismiss(socket, reply(REPLY.generalFailure));
     return undefined;
   }
-  const host = await takeHost(socket, addressType as number);
-  const port = host === undefined ? 0 : (await take(socket, 2)).readUInt16BE();
-  if (!host) {
-    dismiss(socket, reply(host === undefined ? REPLY.addressTypeNotSupported : REPLY.generalFailure));
+  const place = await takePlace(socket, type);
+  if (!place) {
+    dismiss(socket, reply(REPLY.addressTypeNotSupported));
     return undefined;
   }
-  if (command !== CONNECT) {
-    dismiss(socket, reply(REPLY.commandNotSupported));
+  if (command === UDP_ASSOCIATE) return { from: place };
+  if (!place.host || command !== CONNECT) {
+    dismiss(socket, reply(place.host ? REPLY.commandNotSupported : REPLY.generalFailure));
     return undefined;
   }
   return {
-    flow: { protocol: 'tcp', host, port },
+    flow: { protocol: 'tcp', ...place },
     replies: { success: reply(REPLY.succeeded), failure: (error) => reply(replyCode(error)) },
   };
 }
 
-/** The address as text; undefined: of an unknown type; empty: of a known one, but not a host. */
-async function takeHost(socket: net.Socket, type: number): Promise<string | undefined> {
-  switch (type) {
-    case ADDRESS.ipv4:
-      return (await take(socket, 4)).join('.');
-    case ADDRESS.ipv6:
-      return ipv6Text(await take(socket, 16));
-    case ADDRESS.name: {
-      const length = (await take(socket, 1)).readUInt8();
-      return hostText(await take(socket, length));
-    }
-    default:
-      return undefined;
-  }
+async function authenticate(socket: net.Socket, credentials: Credentials): Promise<boolean> {
+  const [version, userBytes = 0] = await take(socket, 2);
+  if (version !== 1) return false;
+  const user = await take(socket, userBytes);
+  const password = await take(socket, (await take(socket, 1)).readUInt8());
+  return matches(credentials, { user, password });
 }
 
-/** RFC 5952 text. */
-function ipv6Text(bytes: Buffer): string {
-  const groups = Array.from({ length: 8 }, (_, i) => bytes.readUInt16BE(2 * i).toString(16));
-  return new net.SocketAddress({ family: 'ipv6', address: groups.join(':') }).address;
+/** Undefined: the address is of an unknown type. An empty host: it is of a known one, but not a host. */
+async function takePlace(socket: net.Socket, type: number): Promise<Associate['from'] | undefined> {
+  const first = type === ADDRESS.name ? await take(socket, 1) : Buffer.alloc(0);
+  const bytes = addressBytes(type, first[0] ?? 0);
+  if (bytes === undefined) return undefined;
+  const rest = await take(socket, bytes - first.length);
+  const host = addressText(type, Buffer.concat([first, rest]));
+  return { host, port: (await take(socket, 2)).readUInt16BE() };
 }
 
-/** A host name of a binary protocol as text: '' when it has what no name has. Brackets around an IPv6 literal go. */
-export function hostText(bytes: Buffer): string {
-  const text = bytes.toString('utf8').replace(/^\[(.*)\]$/, '$1');
-  return /[\p{Cc}\s\uFFFD]/u.test(text) ? '' : text;
+/** BND.ADDR and BND.PORT are of use only for UDP: what CONNECT has bound is in the pod. */
+function reply(code: number, bound: Buffer = addressOf('0.0.0.0', 0)): Buffer {
+  return Buffer.concat([Buffer.of(5, code, 0), bound]);
 }
 
-/** BND.ADDR and BND.PORT are of use to nobody here: the socket that was bound is in the pod. */
-function reply(code: number): Buffer {
-  return Buffer.of(5, code, 0, ADDRESS.ipv4, 0, 0, 0, 0, 0, 0);
-}
+/** UDP ASSOCIATE's answers: the address to send datagrams to, or none. */
+export const associated = (address: string, port: number): Buffer => reply(REPLY.succeeded, addressOf(address, port));
+export const notAssociated = (): Buffer => reply(REPLY.generalFailure);
 
 function replyCode(error: LpkError): number {
   switch (error.code) {

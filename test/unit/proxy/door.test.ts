@@ -45,7 +45,6 @@ test('close ends what is under way', async (t) => {
 
 const REFUSED: Record<string, { sent: Buffer; answer: string }> = {
   'SOCKS5 BIND': { sent: socks5Request(2, socks5Name('web'), 80), answer: '0500' + '05070001000000000000' },
-  'SOCKS5 UDP ASSOCIATE': { sent: socks5Request(3, socks5Name('web'), 80), answer: '0500' + '05070001000000000000' },
   'SOCKS5 command 9': { sent: socks5Request(9, socks5Name('web'), 80), answer: '0500' + '05070001000000000000' },
   'SOCKS5 address type 2': {
     sent: socks5Request(1, Buffer.of(2, 1, 2, 3, 4), 80),

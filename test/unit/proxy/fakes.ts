@@ -1,3 +1,4 @@
+import dgram from 'node:dgram';
 import { once } from 'node:events';
 import net from 'node:net';
 import { Duplex } from 'node:stream';
@@ -11,6 +12,8 @@ import type { Dial, Flow } from '../../../proxy/flow.ts';
 export type FakeCluster = {
   dial: Dial;
   flows: Flow[];
+  /** The flows' streams that are not over. */
+  open: Set<Duplex>;
   /** Codes of the resets the door asked for. */
   resets: ErrorCode[];
   /** Lets the dials that wait for it go on. */
@@ -25,12 +28,15 @@ export type FakeCluster = {
 export function fakeCluster({ replyEarly }: { replyEarly: boolean }): FakeCluster {
   const flows: Flow[] = [];
   const resets: ErrorCode[] = [];
+  const open = new Set<Duplex>();
   const gate = Promise.withResolvers<void>();
   const dial: Dial = (flow, first) => {
     flows.push(flow);
     const code = /^(.+)\.fail$/.exec(flow.host)?.[1];
     if (code === 'no-tunnel') throw new LpkError('link-lost', 'there is no tunnel');
-    const stream = code ? new DeadEnd() : net.connect({ host: '127.0.0.1', port: flow.port, allowHalfOpen: true });
+    const stream = code ? new DeadEnd({ objectMode: flow.protocol === 'udp' }) : connect(flow);
+    open.add(stream);
+    stream.once('close', () => open.delete(stream));
     const outbound = Object.assign(stream, {
       destroySoon: undefined, // a stream of the tunnel has none, and Node's HTTP client would use it
       reset(reason: ErrorCode) {
@@ -48,7 +54,11 @@ export function fakeCluster({ replyEarly }: { replyEarly: boolean }): FakeCluste
     opened.catch(() => {});
     return { stream: outbound, opened, replyEarly };
   };
-  return { dial, flows, resets, release: gate.resolve };
+  return { dial, flows, open, resets, release: gate.resolve };
+}
+
+function connect({ protocol, port }: Flow): Duplex {
+  return protocol === 'udp' ? new Datagrams(port) : net.connect({ host: '127.0.0.1', port, allowHalfOpen: true });
 }
 
 async function failing(stream: Duplex, code: string, gate: Promise<void>): Promise<never> {
@@ -57,6 +67,39 @@ async function failing(stream: Duplex, code: string, gate: Promise<void>): Promi
   const error = new LpkError(cause ? 'unreachable' : (code as ErrorCode), 'the dial failed', { cause });
   stream.destroy(error);
   throw error;
+}
+
+/** As the tunnel's: a datagram each read and write, and no half-open. */
+class Datagrams extends Duplex {
+  #socket = dgram.createSocket('udp4');
+
+  #port: number;
+
+  constructor(port: number) {
+    super({ objectMode: true, allowHalfOpen: false });
+    this.#port = port;
+    this.#socket.on('message', (datagram) => this.push(datagram));
+    this.#socket.on('error', (error) => this.destroy(error));
+  }
+
+  override _construct(done: () => void) {
+    this.#socket.connect(this.#port, '127.0.0.1', () => {
+      done();
+      this.emit('connect');
+    });
+  }
+
+  override _read() {}
+
+  override _write(datagram: Buffer, _encoding: string, done: () => void) {
+    this.#socket.send(datagram);
+    done();
+  }
+
+  override _destroy(error: Error | null, done: (error: Error | null) => void) {
+    this.#socket.close();
+    done(error);
+  }
 }
 
 class DeadEnd extends Duplex {

@@ -9,8 +9,8 @@ export class RawClient {
   #ended = false;
   #wake: (() => void) | undefined;
 
-  constructor(port: number) {
-    this.socket = net.connect({ host: '127.0.0.1', port, allowHalfOpen: true, noDelay: true });
+  constructor(port: number, host = '127.0.0.1') {
+    this.socket = net.connect({ host, port, allowHalfOpen: true, noDelay: true });
     let code: string | undefined;
     this.socket.on('error', (error: NodeJS.ErrnoException) => {
       code = error.code;
