@@ -18,10 +18,10 @@ export type Action =
   /** A folder, when nothing is in it. */
   | { removeEmpty: string }
   /**
-   * Puts a file back that is as we wrote it (`from`): `to`, or none. One that somebody changed meanwhile only loses our
-   * `block`, if it still has it.
+   * Puts a file back that is as we wrote it (`from`): `to`, or none. In one that somebody changed meanwhile, each of
+   * `ours` that is still there becomes what it was before.
    */
-  | { putBack: string; from: string; block: string; to?: string | undefined }
+  | { putBack: string; from: string; ours: [text: string, before: string][]; to?: string | undefined }
   /** Ends a process: SIGTERM, and SIGKILL when that is not enough. `startedAt` is filled in when the step is applied. */
   | { end: { pid: number; startedAt?: string } };
 
@@ -218,7 +218,7 @@ function overwrite(file: string, content: string): void {
 
 type PutBack = Extract<Action, { putBack: string }>;
 
-function putBack({ putBack: file, from, block, to }: PutBack, say: (line: string) => void): void {
+function putBack({ putBack: file, from, ours, to }: PutBack, say: (line: string) => void): void {
   let now: string;
   try {
     now = fs.readFileSync(file, 'utf8');
@@ -229,11 +229,11 @@ function putBack({ putBack: file, from, block, to }: PutBack, say: (line: string
   if (now === from) {
     if (to === undefined) fs.rmSync(file);
     else overwrite(file, to);
-  } else if (now.includes(block)) {
-    overwrite(
-      file,
-      now.replace(block, () => ''),
-    );
+    return;
+  }
+  const without = ours.reduce((text, [part, before]) => text.replace(part, () => before), now);
+  if (without !== now) {
+    overwrite(file, without);
     say(`${file} was changed by another program meanwhile: only lpk's lines were taken out`);
   } else if (now !== to) {
     say(`${file} was written anew by another program meanwhile: it is left as it is`);

@@ -53,6 +53,16 @@ export class Laptop {
     return ['ip', 'netns', 'exec', this.#name, ...command];
   }
 
+  /** Its only way out is gone, as without Wi-Fi. */
+  async cut(): Promise<void> {
+    await run('ip', ['-n', this.#name, 'link', 'set', `lt${process.pid}`, 'down']);
+  }
+
+  async mend(): Promise<void> {
+    const lines = [`link set lt${process.pid} up`, `route add ${network.node}/32 via 198.19.2.1`];
+    await run('ip', ['-n', this.#name, '-batch', '-'], { input: `${lines.join('\n')}\n` });
+  }
+
   /** Its links go with it, on the node's side too. */
   async remove(): Promise<void> {
     await run('ip', ['netns', 'del', this.#name]);
