@@ -100,6 +100,7 @@ export class UdpRelay {
     });
     client.once('close', () => this.#close(association));
     client.once('end', () => client.end());
+    if (client.readableEnded) client.end(); // its end came with its request
     client.resume(); // nothing is to come; what comes is dropped
     clearDeadline(client);
     this.#associations.add(association);
