@@ -8,6 +8,8 @@ const MAX_NAMESERVERS = 3;
 /** The one of a file that names none. */
 const DEFAULT_SERVER = '127.0.0.1';
 
+const OPTIONS = /^options[ \t].*$/gm;
+
 /**
  * lpk's server comes first, at port 53 of a loopback address, and the host's own stay behind it. When lpk is gone, nothing
  * listens there, the kernel says so at once, and glibc asks the next one: names outside never stop. What DHCP or a VPN writes meanwhile is
@@ -28,12 +30,14 @@ export function planResolvConf(
   ];
   if (nameservers(content).length === 0) lines.push(`nameserver ${DEFAULT_SERVER}`);
   const block = `${lines.join('\n')}\n`;
-  const from = block + withoutRotate(content);
+  const from = block + content.replace(OPTIONS, withoutRotate);
+  const rotating = (content.match(OPTIONS) ?? []).filter((line) => withoutRotate(line) !== line);
+  const options = rotating.map((line): [string, string] => [withoutRotate(line), line]);
   return [
     {
       what: `${file}: nameserver ${server.address} before the others`,
       do: [{ write: file, content: from }],
-      undo: [{ putBack: file, from, block, to: original }],
+      undo: [{ putBack: file, from, ours: [[block, ''], ...options], to: original }],
     },
   ];
 }
@@ -49,9 +53,8 @@ function nameservers(content: string): string[] {
   return [...content.matchAll(/^nameserver[ \t]+([^ \t\n#;]+)/gm)].map((match) => match[1] as string);
 }
 
-/** `rotate` would send every other question past lpk. */
-function withoutRotate(content: string): string {
-  return content.replace(/^options[ \t].*$/gm, (line) =>
-    line.replaceAll(/[ \t]+rotate(?=[ \t]|$)/g, '').replace(/^options$/, ''),
-  );
+/** A line of options without `rotate`, which would send every other question past lpk. */
+function withoutRotate(line: string): string {
+  const left = line.replaceAll(/[ \t]+rotate(?=[ \t]|$)/g, '');
+  return left === line ? line : `# lpk took rotate out of the next line\n${left}`;
 }

@@ -13,10 +13,10 @@ export type Action =
   | { remove: string }
   | { removeEmpty: string }
   /**
-   * Puts a file back that is as we wrote it (`from`): `to`, or none. One that somebody changed meanwhile only loses our
-   * `block`, if it still has it.
+   * Puts a file back that is as we wrote it (`from`): `to`, or none. In one that somebody changed meanwhile, each of
+   * `ours` that is still there becomes what it was before.
    */
-  | { putBack: string; from: string; block: string; to: string | undefined };
+  | { putBack: string; from: string; ours: [text: string, before: string][]; to?: string | undefined };
 
 /** `undo` takes `do` back, also a half-done one, and is harmless when done twice. `what` reads after "lpk changes". */
 export type Step = { what: string; do: Action[]; undo: Action[] };
@@ -148,7 +148,7 @@ function planResolved(wanted: SystemDns): Step[] {
       { run: ['ip', 'addr', 'add', '192.0.0.8/32', 'dev', link] },
       { run: ['ip', 'link', 'set', 'dev', link, 'multicast', 'off', 'up'] },
     ],
-    undo: [{ run: ['ip', 'link', 'del', 'dev', link], ifExists: `/sys/class/net/${link}` }],
+    undo: [{ run: ['ip', 'link', 'del', 'dev', link], ifExists: `/proc/sys/net/ipv4/conf/${link}` }],
   };
   const names: Step = {
     what: `systemd-resolved: the names of the cluster go to lpk by the link ${link}`,

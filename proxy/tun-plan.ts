@@ -10,8 +10,8 @@ export type TunPlan = {
   device: string;
   /** tun2socks' own settings (YAML, of which JSON is a part). Not on its command line, which everybody can read. */
   config: string;
-  /** Says whether the device is there: the path is, or the command ends well. */
-  ready: { path: string } | { run: string[] };
+  /** A command that ends well when the device is there. */
+  ready: string[];
   /** To be done when it is. */
   steps: TunStep[];
 };
@@ -69,7 +69,7 @@ const PLANS: Record<TunPlatform, (device: string, ranges: Cidr[]) => Plan> = {
     lines.push(`link set dev ${device} mtu ${MTU} multicast off up`);
     for (const range of ranges) lines.push(`route add ${cidrText(range)} dev ${device}`);
     return {
-      ready: { path: `/sys/class/net/${device}` },
+      ready: ['ip', 'link', 'show', 'dev', device],
       do: [{ run: ['ip', '-batch', '-'], input: `${lines.join('\n')}\n` }],
     };
   },
@@ -80,7 +80,7 @@ const PLANS: Record<TunPlatform, (device: string, ranges: Cidr[]) => Plan> = {
       6: ['ifconfig', device, 'inet6', ADDRESS[6], 'prefixlen', '128', 'up'],
     };
     return {
-      ready: { run: ['ifconfig', device] },
+      ready: ['ifconfig', device],
       do: [
         ...versionsOf(ranges).map((version) => ({ run: address[version] })),
         ...ranges.map((range) => ({
@@ -105,7 +105,7 @@ const PLANS: Record<TunPlatform, (device: string, ranges: Cidr[]) => Plan> = {
       6: ['netsh', 'interface', 'ipv6', 'add', 'address', device, ADDRESS[6], 'store=active'],
     };
     return {
-      ready: { run: ['netsh', 'interface', 'show', 'interface', `name=${device}`] },
+      ready: ['netsh', 'interface', 'show', 'interface', `name=${device}`],
       do: [
         ...versionsOf(ranges).map((version) => ({ run: address[version] })),
         ...ranges.map((range) => ({

@@ -1,5 +1,5 @@
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
-import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { networkInterfaces, tmpdir } from 'node:os';
 import path from 'node:path';
 import { promisify } from 'node:util';
@@ -79,7 +79,9 @@ function assertTunAllowed(platform: TunPlatform): void {
 }
 
 async function devices(platform: TunPlatform): Promise<string[]> {
-  if (platform === 'linux') return readdirSync('/sys/class/net');
+  // Not of /sys, which may be another network namespace's.
+  if (platform === 'linux')
+    return [...readFileSync('/proc/net/dev', 'latin1').matchAll(/^ *(\S+):/gm)].map((match) => match[1] as string);
   if (platform === 'win32') return Object.keys(networkInterfaces());
   const { stdout } = await promisify(execFile)('ifconfig', ['-l']);
   return stdout.trim().split(/\s+/);
@@ -138,8 +140,7 @@ async function isReady({ device, ready }: TunPlan, ended: Promise<unknown>): Pro
   });
   const until = Date.now() + DEVICE_MS;
   while (!over && Date.now() < until) {
-    const isThere = 'path' in ready ? existsSync(ready.path) : await succeeds(ready.run);
-    if (isThere) return undefined;
+    if (await succeeds(ready)) return undefined;
     await new Promise((resolve) => setTimeout(resolve, 5));
   }
   return new LpkError('laptop-setup', `tun2socks has made no device ${device} in ${DEVICE_MS / 1000} s`);

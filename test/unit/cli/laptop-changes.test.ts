@@ -25,7 +25,7 @@ function edit(file: string, original: string, block = '# ours\n'): Step {
   return {
     what: path.basename(file),
     do: [{ write: file, content: from }],
-    undo: [{ putBack: file, from, block, to: original }],
+    undo: [{ putBack: file, from, ours: [[block, '']], to: original }],
   };
 }
 
@@ -220,7 +220,7 @@ test('a file that was not there goes', async (t) => {
     {
       what: 'a',
       do: [{ write: file('a'), content: 'x' }],
-      undo: [{ putBack: file('a'), from: 'x', block: 'x', to: undefined }],
+      undo: [{ putBack: file('a'), from: 'x', ours: [['x', '']], to: undefined }],
     },
   ]);
   await changes.undo();

@@ -21,7 +21,7 @@ test('our server comes first, all the rest stays behind it', () => {
     {
       what: '/etc/resolv.conf: nameserver 127.0.0.153 before the others',
       do: [{ write: '/etc/resolv.conf', content: block + content }],
-      undo: [{ putBack: '/etc/resolv.conf', from: block + content, block, to: content }],
+      undo: [{ putBack: '/etc/resolv.conf', from: block + content, ours: [[block, '']], to: content }],
     },
   ]);
 });
@@ -35,16 +35,23 @@ test('a file that names no server means the one on this machine, and so it is sa
 
 test('rotate would send questions past us, and goes; other options stay', () => {
   for (const [line, left] of [
-    ['options rotate', ''],
+    ['options rotate', 'options'],
     ['options rotate timeout:1', 'options timeout:1'],
     ['options edns0 rotate trust-ad', 'options edns0 trust-ad'],
-    ['options no-rotate-at-all', 'options no-rotate-at-all'],
   ]) {
-    const content = `nameserver 192.168.1.1\n${line}\n`;
-    assert.equal(written(content), `${block}nameserver 192.168.1.1\n${left}\n`);
+    const content = `nameserver 192.168.1.1\n${line}\noptions ndots:2\n`;
+    const changed = `# lpk took rotate out of the next line\n${left}`;
+    assert.equal(written(content), `${block}nameserver 192.168.1.1\n${changed}\noptions ndots:2\n`);
     const [step] = planResolvConf(content, ours);
-    assert.equal((step!.undo[0] as { to?: string }).to, content);
+    const { ours: pieces, to } = step!.undo[0] as { ours: string[][]; to: string };
+    assert.deepEqual(pieces, [
+      [block, ''],
+      [changed, line],
+    ]);
+    assert.equal(to, content);
   }
+  const other = 'nameserver 192.168.1.1\noptions no-rotate-at-all\n';
+  assert.equal(written(other), block + other);
 });
 
 test('the nameservers of a file: three at most, without any lpk’s', () => {

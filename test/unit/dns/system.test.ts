@@ -60,7 +60,7 @@ test('systemd-resolved: domains on a link of our own', () => {
         { run: ['ip', 'addr', 'add', '192.0.0.8/32', 'dev', 'lpk-dns1234'] },
         { run: ['ip', 'link', 'set', 'dev', 'lpk-dns1234', 'multicast', 'off', 'up'] },
       ],
-      undo: [{ run: ['ip', 'link', 'del', 'dev', 'lpk-dns1234'], ifExists: '/sys/class/net/lpk-dns1234' }],
+      undo: [{ run: ['ip', 'link', 'del', 'dev', 'lpk-dns1234'], ifExists: '/proc/sys/net/ipv4/conf/lpk-dns1234' }],
     },
     {
       what: 'systemd-resolved: the names of the cluster go to lpk by the link lpk-dns1234',

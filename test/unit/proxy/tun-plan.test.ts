@@ -10,7 +10,7 @@ test('Linux: one batch of ip', () => {
   assert.deepEqual(planTun('linux', 'lpk0', wanted), {
     device: 'lpk0',
     config: '{"device":"tun://lpk0","proxy":"socks5://127.0.0.1:1080","mtu":9000,"loglevel":"warn"}\n',
-    ready: { path: '/sys/class/net/lpk0' },
+    ready: ['ip', 'link', 'show', 'dev', 'lpk0'],
     steps: [
       {
         what: 'the device lpk0, and routes to it: 10.96.0.0/16, 10.244.0.0/16, fd00:96::/112',
@@ -37,7 +37,7 @@ test('Linux: one batch of ip', () => {
 test('macOS: a utun, ifconfig and route', () => {
   const { config, ready, steps } = planTun('darwin', 'utun40', wanted);
   assert.equal(config, '{"device":"tun://utun40","proxy":"socks5://127.0.0.1:1080","mtu":9000,"loglevel":"warn"}\n');
-  assert.deepEqual(ready, { run: ['ifconfig', 'utun40'] });
+  assert.deepEqual(ready, ['ifconfig', 'utun40']);
   assert.deepEqual(steps[0]?.do, [
     { run: ['ifconfig', 'utun40', 'inet', '192.0.0.8', '192.0.0.8', 'up'] },
     { run: ['ifconfig', 'utun40', 'inet6', 'fd6c:706b:7475::8', 'prefixlen', '128', 'up'] },
@@ -50,7 +50,7 @@ test('macOS: a utun, ifconfig and route', () => {
 test('Windows: netsh, for this boot only', () => {
   const { config, ready, steps } = planTun('win32', 'lpk0', wanted);
   assert.equal(config, '{"device":"tun://lpk0","proxy":"socks5://127.0.0.1:1080","mtu":9000,"loglevel":"warn"}\n');
-  assert.deepEqual(ready, { run: ['netsh', 'interface', 'show', 'interface', 'name=lpk0'] });
+  assert.deepEqual(ready, ['netsh', 'interface', 'show', 'interface', 'name=lpk0']);
   const netsh = (version: string, ...words: string[]) => ({
     run: ['netsh', 'interface', version, 'add', ...words, 'store=active'],
   });
