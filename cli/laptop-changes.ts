@@ -2,6 +2,7 @@ import { execFile } from 'node:child_process';
 import fs from 'node:fs';
 import path from 'node:path';
 import { LpkError, systemCode } from '../agent/wire/errors.ts';
+import { type Guard, startGuard } from './laptop-guard.ts';
 import { isRunning, type ProcessId, processId } from './process-id.ts';
 
 /**
@@ -25,8 +26,11 @@ export type Action =
   /** Ends a process: SIGTERM, and SIGKILL when that is not enough. `startedAt` is filled in when the step is applied. */
   | { end: { pid: number; startedAt?: string } };
 
-/** `undo` takes `do` back, also a half-done one, and is harmless when done twice. `what` is what a person reads. */
-export type Step = { what: string; do: Action[]; undo: Action[] };
+/**
+ * `undo` takes `do` back, also a half-done one, and is harmless when done twice. `what` is what a person reads. One that is
+ * `urgent` would do harm without lpk, and is taken back at once when lpk is gone, not by the next one.
+ */
+export type Step = { what: string; do: Action[]; undo: Action[]; urgent?: true };
 
 type Undoing = { what: string; undo: Action[] };
 type Journal = { v: 1; steps: Undoing[] };
@@ -56,6 +60,7 @@ export function changesFolders(stateFolder: string, env = process.env): string[]
 export class LaptopChanges {
   readonly #file: string;
   #steps: Undoing[] = [];
+  #guard: Guard | undefined;
   /** One thing at a time. */
   #last: Promise<unknown> = Promise.resolve();
 
@@ -82,6 +87,7 @@ export class LaptopChanges {
       for (const step of steps) {
         this.#steps.push({ what: step.what, undo: step.undo.map(withStart) });
         writeJournal(this.#file, this.#steps);
+        if (step.urgent) this.#guard ??= startGuard(path.dirname(this.#file), processId());
         for (const action of step.do) await perform(action).catch((cause) => fail(step.what, cause));
       }
     });
@@ -98,6 +104,7 @@ export class LaptopChanges {
       const { left, failures } = await undoAll(this.#steps, say);
       this.#steps = left;
       settleJournal(this.#file, left);
+      if (left.length === 0) this.#guard?.dismiss();
       if (failures.length > 0) throw new LpkError('laptop-setup', failures.join('; '));
     });
   }

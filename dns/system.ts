@@ -18,8 +18,11 @@ export type Action =
    */
   | { putBack: string; from: string; ours: [text: string, before: string][]; to?: string | undefined };
 
-/** `undo` takes `do` back, also a half-done one, and is harmless when done twice. `what` reads after "lpk changes". */
-export type Step = { what: string; do: Action[]; undo: Action[] };
+/**
+ * `undo` takes `do` back, also a half-done one, and is harmless when done twice. `what` is what a person reads. One that is
+ * `urgent` is to be taken back at once when lpk is gone, however that came.
+ */
+export type Step = { what: string; do: Action[]; undo: Action[]; urgent?: true };
 
 /** What of the laptop decides on the plan. */
 export type SystemDnsFacts = {
@@ -132,8 +135,7 @@ export async function systemDnsFacts(): Promise<SystemDnsFacts> {
 }
 
 /**
- * systemd-resolved sends a name to the link with the longest matching domain. A link without a default route gets no other names: without lpk, only
- * the cluster's fail. The link must be up and have an address, or it doesn't count.
+ * systemd-resolved sends a name to the link with the longest matching domain. A link without a default route gets no other names. The link must be up and have an address, or it doesn't count.
  */
 function planResolved(wanted: SystemDns): Step[] {
   const { pid, server } = wanted;
@@ -149,6 +151,8 @@ function planResolved(wanted: SystemDns): Step[] {
       { run: ['ip', 'link', 'set', 'dev', link, 'multicast', 'off', 'up'] },
     ],
     undo: [{ run: ['ip', 'link', 'del', 'dev', link], ifExists: `/proc/sys/net/ipv4/conf/${link}` }],
+    // A namespace or an include may be named as a domain outside is (`dev`), whose names then find nobody.
+    urgent: true,
   };
   const names: Step = {
     what: `systemd-resolved: the names of the cluster go to lpk by the link ${link}`,
@@ -191,6 +195,7 @@ function planMacos(existing: string[] | undefined, wanted: SystemDns): Step[] {
         ...(existing ? [] : [{ removeEmpty: '/etc/resolver' }]),
         ...flush,
       ],
+      urgent: true, // as with systemd-resolved
     },
   ];
 }

@@ -61,6 +61,7 @@ test('systemd-resolved: domains on a link of our own', () => {
         { run: ['ip', 'link', 'set', 'dev', 'lpk-dns1234', 'multicast', 'off', 'up'] },
       ],
       undo: [{ run: ['ip', 'link', 'del', 'dev', 'lpk-dns1234'], ifExists: '/proc/sys/net/ipv4/conf/lpk-dns1234' }],
+      urgent: true,
     },
     {
       what: 'systemd-resolved: the names of the cluster go to lpk by the link lpk-dns1234',
@@ -125,6 +126,7 @@ test('macOS: a file for each domain, and one for the search list', () => {
       { removeEmpty: '/etc/resolver' },
       ...flush,
     ],
+    urgent: true,
   });
 });
 
