@@ -50,7 +50,8 @@ export const HINTS: Record<ErrorCode, string> = {
   'command-not-found': 'check its spelling and your PATH; the pod’s PATH is not used',
   'command-not-executable': 'make it executable (chmod +x), or name its interpreter: -- node app.js',
   'needs-root': 'run the same command with sudo -E (Windows: as administrator), or without --tun and --system-dns',
-  'route-overlap': 'leave that range out with --no-route, or let --fake-ip (with --fake-ip-range, of a free range) give the cluster addresses of its own',
+  'route-overlap':
+    'leave it out with --no-route, or give the cluster addresses of its own: --fake-ip, --fake-ip-range FREE_RANGE',
   'no-tun2socks': 'build it with scripts/tun2socks of the checkout, or name one with LPK_TUN2SOCKS',
   'laptop-setup': 'what was changed is undone; `lpk proxy up` without --tun and --system-dns changes nothing here',
 };

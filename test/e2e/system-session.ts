@@ -1,3 +1,4 @@
+import dgram from 'node:dgram';
 import http from 'node:http';
 import { LaptopChanges } from '../../cli/laptop-changes.ts';
 import { planSystemDns, systemDnsFacts, systemDnsServer, systemDnsWay } from '../../dns/system.ts';
@@ -9,7 +10,7 @@ import { tinyDns } from './tiny-dns.ts';
 
 /**
  * What `lpk proxy up --tun --system-dns` does to the laptop, with a cluster that is on loopback: JOURNALS NUMBER RANGE…. Of
- * those that run at once each has its number, and its web server its port, 80 + NUMBER. SIGTERM undoes it.
+ * those that run at once each has its number, and so its web server's port, 80 + NUMBER, and its UDP echo's, 7000 + NUMBER. SIGTERM undoes it.
  */
 const [journals, number, ...wanted] = process.argv.slice(2) as [string, string, ...string[]];
 
@@ -18,6 +19,8 @@ const web = http.createServer((request, response) => {
   response.setHeader('connection', 'close').end(`${request.headers.host} by ${cluster.flows.at(-1)?.host}\n`);
 });
 await new Promise<void>((resolve) => web.listen(80 + Number(number), '127.0.0.1', resolve));
+const echo = dgram.createSocket('udp4', (datagram, { port, address }) => echo.send(datagram, port, address));
+await new Promise<void>((resolve) => echo.bind(7_000 + Number(number), '127.0.0.1', resolve));
 const door = await openDoor({ port: 0, dial: cluster.dial });
 
 const facts = await systemDnsFacts();

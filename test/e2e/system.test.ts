@@ -78,6 +78,7 @@ test('plain curl reaches the routed ranges, by address and by name; then nothing
   assert.deepEqual(await get('http://10.96.7.8/'), '10.96.7.8 by 10.96.7.8\n');
   assert.deepEqual(await get('http://[fd00:96::5]/'), '[fd00:96::5] by fd00:96::5\n');
   assert.deepEqual(await get('http://web.shop/'), 'web.shop by 10.96.7.8\n');
+  assert.equal(await echoed('10.96.7.8', 7_000, 4_000), 4_000);
   assert.equal(await lookUp('outside.test'), '203.0.113.7');
   assert.equal(fs.statSync(fs.readdirSync(journals).map((name) => path.join(journals, name))[0]!).mode & 0o777, 0o600);
 
@@ -225,6 +226,18 @@ async function get(url: string): Promise<string> {
   const { code, out } = await run('curl', '-sS', '--max-time', '10', url);
   assert.equal(code, 0, `curl ${url}: exit code ${code}`);
   return out;
+}
+
+/** The bytes that come back of a datagram. */
+async function echoed(host: string, port: number, bytes: number): Promise<number> {
+  const script = `
+    const socket = require('node:dgram').createSocket('udp4', (datagram) => {
+      console.log(datagram.length);
+      process.exit();
+    });
+    socket.send(Buffer.alloc(${bytes}), ${port}, '${host}');
+    setTimeout(process.exit, 5_000, 1);`;
+  return Number((await run(process.execPath, '-e', script)).out);
 }
 
 /** By glibc. */
