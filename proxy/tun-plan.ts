@@ -27,7 +27,10 @@ export type TunWanted = {
  */
 const ADDRESS = { 4: '192.0.0.8', 6: 'fd6c:706b:7475::8' } as const;
 
-/** Both ends of the device are this computer: the larger, the fewer packets for the same bytes. */
+/**
+ * Both ends of the device are this computer, so the path has no say in it. curl through tun2socks 2.6.0 on two cores: 50 MB/s with
+ * 1,500, 100 with 9,000, 110 with 32,000.
+ */
 const MTU = 9000;
 
 const DEVICES = { linux: 'lpk', darwin: 'utun', win32: 'lpk' } as const;
