@@ -21,7 +21,14 @@ async function browse(t: TestContext, url: string, args: string[]): Promise<stri
     [
       // What goes past the proxy finds no name or address but loopback: nothing leaves the machine.
       '--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1',
-      ...['--no-sandbox', '--disable-gpu', '--disable-background-networking', '--no-first-run', '--headless=new', '--dump-dom'],
+      ...[
+        '--no-sandbox',
+        '--disable-gpu',
+        '--disable-background-networking',
+        '--no-first-run',
+        '--headless=new',
+        '--dump-dom',
+      ],
       ...['--virtual-time-budget=10000', `--user-data-dir=${profile}`, ...args, url],
     ],
     { env: { PATH: process.env.PATH, HOME: profile, ...env }, stdio: ['ignore', 'pipe', 'pipe'] },
