@@ -5,7 +5,13 @@ import fs from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import test, { type TestContext } from 'node:test';
-import { changesFolders, LaptopChanges, type Step, undoLeftovers } from '../../../cli/laptop-changes.ts';
+import {
+  assertMayChangeLaptop,
+  changesFolders,
+  LaptopChanges,
+  type Step,
+  undoLeftovers,
+} from '../../../cli/laptop-changes.ts';
 import { isRunning, processId } from '../../../cli/process-id.ts';
 
 /** The pid of a process that has ended: never one that runs, as the journal says when it started. */
@@ -407,4 +413,19 @@ test('root’s journals are where every user sees them, unless a place is named'
     '/state/lpk/changes',
     '/var/lib/lpk/changes',
   ]);
+});
+
+test('who is not root is told before anything is begun', { skip: !process.getuid }, () => {
+  const getuid = process.getuid!;
+  try {
+    process.getuid = () => 1000;
+    assert.throws(() => assertMayChangeLaptop('--system-dns'), {
+      code: 'needs-root',
+      message: "--system-dns changes this computer's own network, which only root may",
+    });
+    process.getuid = () => 0;
+    assertMayChangeLaptop('--system-dns');
+  } finally {
+    process.getuid = getuid;
+  }
 });
