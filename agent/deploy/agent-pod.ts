@@ -79,21 +79,25 @@ async function createOrRead(cluster: Cluster, path: string, name: string, body: 
 
 /** Deletes a pod that has ended, so that `ensureAgentPod` can make it anew. `uid`: only this one. */
 export async function removePod(cluster: Cluster, session: string, uid: string): Promise<void> {
-  const body = { apiVersion: 'v1', kind: 'DeleteOptions', gracePeriodSeconds: 0, preconditions: { uid } };
-  await unlessGone(
-    cluster.request('DELETE', `/api/v1/namespaces/${cluster.namespace}/pods/${objectName(session)}`, { body }),
-  );
+  await deletePod(cluster, cluster.namespace, session, { preconditions: { uid } });
 }
 
 /** Removes a proxy's pod, ConfigMap and Secret; that they are gone already is fine. */
 export async function removeAgentPod(cluster: Cluster, namespace: string, session: string): Promise<void> {
   const base = `/api/v1/namespaces/${namespace}`;
   // All three by name: a garbage collector that is late must leave nothing behind.
-  await Promise.all(
-    ['pods', 'secrets', 'configmaps'].map((resource) =>
+  await Promise.all([
+    deletePod(cluster, namespace, session, {}),
+    ...['secrets', 'configmaps'].map((resource) =>
       unlessGone(cluster.request('DELETE', `${base}/${resource}/${objectName(session)}`)),
     ),
-  );
+  ]);
+}
+
+/** At once: nothing waits for this pod, nor for its name. */
+async function deletePod(cluster: Cluster, namespace: string, session: string, options: object): Promise<void> {
+  const body = { apiVersion: 'v1', kind: 'DeleteOptions', gracePeriodSeconds: 0, ...options };
+  await unlessGone(cluster.request('DELETE', `/api/v1/namespaces/${namespace}/pods/${objectName(session)}`, { body }));
 }
 
 async function unlessGone(deletion: Promise<unknown>): Promise<void> {

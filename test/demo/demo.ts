@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { isDeepStrictEqual } from 'node:util';
 import { clusterUp, kubectl } from '../cluster/cluster.ts';
+import { demoProxy } from './proxy.ts';
 
 const root = join(import.meta.dirname, '../..');
 const began = performance.now();
@@ -56,6 +57,7 @@ check(
   left && isDeepStrictEqual(after, before),
   'its spec, byte for byte',
 );
+await demoProxy({ lpk: join(root, 'scripts/lpk'), kubeconfig, check });
 const rest = (await kubectl(['get', 'configmaps,secrets,pods', '-n', 'shop', '-o', 'name'])).match(/\S*\blpk\S*/g);
 check('nothing named lpk is left in the cluster', rest === null, rest?.join(' ') ?? 'no ConfigMap, Secret or pod');
 

@@ -298,9 +298,9 @@ async function podsOf(of: Shop): Promise<string[]> {
 async function leftIn(of: Shop): Promise<string[]> {
   const lists = await Promise.all(
     ['pods', 'configmaps', 'secrets'].map(async (resource) =>
-      ((await of.get(resource, { labelSelector: 'lpk.dev/session' })).items as Json[])
-        .filter(({ metadata }) => !metadata.deletionTimestamp)
-        .map(({ metadata }) => `${resource}/${metadata.name}`),
+      ((await of.get(resource, { labelSelector: 'lpk.dev/session' })).items as Json[]).map(
+        ({ metadata }) => `${resource}/${metadata.name}`,
+      ),
     ),
   );
   return lists.flat();
