@@ -208,6 +208,7 @@ function send(
     return undefined;
   }
   const { stream, opened } = outbound;
+  let upstream: http.ClientRequest | undefined;
   let settled = false;
   const settle = () => {
     settled = true;
@@ -217,11 +218,11 @@ function send(
     settle();
     refuse(refusal);
     if (!stream.destroyed) stream.reset('cancelled');
+    upstream?.destroy(); // Node would wait for ever for a stream that was over before it looked
   };
   const failed = (error: unknown) => fail(failure(flowError(error), target.authority));
   opened.catch(failed);
   stream.on('error', failed);
-  let upstream: http.ClientRequest;
   try {
     upstream = startRequest(request, target, stream, upgrading);
   } catch (error) {
