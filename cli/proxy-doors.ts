@@ -21,6 +21,9 @@ const ASK_MS = 6_000;
 /** A flow that is silent so long, both ways, is forgotten: half-open connections must not pile up for days. */
 const FLOW_IDLE_MS = 24 * 60 * 60_000;
 
+/** How long the laptop's own nameservers are taken for the same. */
+const RESOLVERS_MS = 5_000;
+
 /** What the pod's own resolver does; see agent/pod/resolve.ts. */
 type PodResolver = { nameservers: string[]; search: string[]; ndots: number };
 
@@ -30,7 +33,6 @@ export type ProxyDoors = {
   readonly address: string;
   readonly dnsAddress: string;
   readonly dnsServer: { address: string; port: number };
-  readonly facts: SystemDnsFacts;
   /** The pod's search list, once it is known. */
   search(): string[];
   dnsStats(): ReturnType<DnsServer['stats']>;
@@ -71,10 +73,10 @@ export async function openDoors(given: {
   );
   port = door.port;
 
-  const resolvers = hostResolvers(facts);
+  const host = new HostResolvers(hostResolvers(facts));
   const dns = await openDns(options, facts, {
     askCluster: (message: Buffer) => askCluster(link, message),
-    askHost: (message: Buffer) => askServers(message, resolvers),
+    askHost: (message: Buffer) => askServers(message, host.servers()),
     clusterUp: () => link.isUp,
     search: () => search,
     mode: options.dns,
@@ -92,7 +94,6 @@ export async function openDoors(given: {
     address: endpoint(options.bind, port),
     dnsAddress: endpoint(dns.host, dns.server.port),
     dnsServer: { address: dns.host, port: dns.server.port },
-    facts,
     search: () => search,
     dnsStats: () => dns.server.stats(),
     ready: async (session) => {
@@ -103,6 +104,27 @@ export async function openDoors(given: {
       await Promise.all([door.close(), dns.server.close()]);
     },
   };
+}
+
+/** The laptop's own nameservers, which are others in another Wi-Fi. */
+class HostResolvers {
+  #servers: string[];
+  #readAt = performance.now();
+
+  constructor(servers: string[]) {
+    this.#servers = servers;
+  }
+
+  /** As last seen; when that is a while ago, looked at again for the next question. */
+  servers(): string[] {
+    if (performance.now() - this.#readAt > RESOLVERS_MS) {
+      this.#readAt = performance.now();
+      void systemDnsFacts().then((facts) => {
+        this.#servers = hostResolvers(facts);
+      });
+    }
+    return this.#servers;
+  }
 }
 
 type DnsOptions = Omit<Parameters<typeof openDnsServer>[0], 'port' | 'host'>;

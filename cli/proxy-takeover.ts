@@ -2,7 +2,7 @@ import { lookup } from 'node:dns/promises';
 import net from 'node:net';
 import type { ClusterNetwork } from '../agent/deploy/ranges.ts';
 import { LpkError } from '../agent/wire/errors.ts';
-import { hostResolvers, planSystemDns, systemDnsWay } from '../dns/system.ts';
+import { hostResolvers, planSystemDns, systemDnsFacts, systemDnsWay } from '../dns/system.ts';
 import { cidrText } from '../proxy/cidr.ts';
 import { openTun } from '../proxy/tun.ts';
 import { routedRanges } from '../proxy/tun-routes.ts';
@@ -47,7 +47,7 @@ export async function takeOver(given: {
     const step = output.step('routing the cluster’s addresses through a TUN device', 'tun');
     try {
       const found = options.fakeIpRange === undefined ? network.ranges : [options.fakeIpRange];
-      const keepOut = [...(await addressesOf(server)), ...hostResolvers(doors.facts).map(bareAddress)];
+      const keepOut = [...(await addressesOf(server)), ...hostResolvers(await systemDnsFacts()).map(bareAddress)];
       const ranges = routedRanges([...found, ...options.routes], { unwanted: options.noRoutes, keepOut });
       const socks = { port: doors.port, ...options.credentials };
       const { device, ended } = await openTun({ socks, ranges, changes });
@@ -60,11 +60,12 @@ export async function takeOver(given: {
     }
   }
   if (options.systemDns) {
-    const way = systemDnsWay(doors.facts);
+    const facts = await systemDnsFacts(); // as they are now: what was read at the start may have been edited since
+    const way = systemDnsWay(facts);
     const step = output.step(`making the system ask lpk for the cluster’s names (${way})`, 'system-dns');
     try {
       await changes.apply(
-        planSystemDns(doors.facts, {
+        planSystemDns(facts, {
           pid: process.pid,
           server: doors.dnsServer,
           ...(taken.tun ? { link: taken.tun.device } : {}),

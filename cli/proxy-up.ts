@@ -14,6 +14,7 @@ import { type ClusterNetwork, clusterNetwork } from '../agent/deploy/ranges.ts';
 import { LpkError } from '../agent/wire/errors.ts';
 import { KEY_BYTES } from '../agent/wire/protocol.ts';
 import { Route } from '../proxy/route.ts';
+import { assertMayChangeLaptop } from './laptop-changes.ts';
 import { type Leave, untilLeaving } from './leave.ts';
 import type { Output } from './output.ts';
 import { openControl, type ProxyStatus } from './proxy-control.ts';
@@ -42,6 +43,8 @@ export async function proxyUp(options: ProxyUpOptions, output: Output): Promise<
   return untilLeaving(
     { undo, say: (line) => output.say(line), crashed: (error) => output.fail(error), remedy: () => remedy },
     async (leave) => {
+      if (options.tun) assertMayChangeLaptop('--tun');
+      if (options.systemDns) assertMayChangeLaptop('--system-dns');
       const cluster = await openCluster(options);
       undo.add('close the connections to the cluster', async () => cluster.close());
       const where = `${cluster.namespace} (${cluster.context})`;
