@@ -1,4 +1,5 @@
 import net from 'node:net';
+import { ClockMap } from './clock.ts';
 import { isNegative, RCODE, rcodeOf, TYPE } from './message.ts';
 import { reversedAddress } from './reverse.ts';
 
@@ -198,12 +199,12 @@ function readSearch(given: string[]): Search {
   return { given: given.join(), suffixes: list.filter((suffix) => isUnder(suffix, [domain])), domain };
 }
 
-/** Names with the time until which they are fresh; the oldest go when there are too many. */
+/** Names with the time until which they are fresh, up to a number of them. */
 class Memory {
-  #untilMs = new Map<string, number>();
+  #untilMs = new ClockMap<number>();
 
   has(name: string): boolean {
-    return this.#untilMs.has(name);
+    return this.#untilMs.get(name) !== undefined;
   }
 
   isFresh(name: string, nowMs: number): boolean {
@@ -212,12 +213,8 @@ class Memory {
   }
 
   add(name: string, untilMs: number): void {
-    this.#untilMs.delete(name);
     this.#untilMs.set(name, untilMs);
-    for (const oldest of this.#untilMs.keys()) {
-      if (this.#untilMs.size <= MAX_REMEMBERED) return;
-      this.#untilMs.delete(oldest);
-    }
+    if (this.#untilMs.size > MAX_REMEMBERED) this.#untilMs.evict();
   }
 
   drop(name: string): void {
