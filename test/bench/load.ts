@@ -6,9 +6,10 @@ import { LENGTH_BYTES, MESSAGE_BYTES } from './servers.ts';
 
 export type Order = {
   job: 'down' | 'up' | 'echo' | 'connect' | 'banner';
-  /** The measured program's port on loopback. */
+  /** Where the measured program is, or what it leads to without a door; absent: loopback. */
+  host?: string;
   port: number;
-  /** Where to ask its SOCKS5 door to go; absent: the port itself leads there. */
+  /** Where to ask its SOCKS5 door to go; absent: host and port themselves lead there. */
   socks?: { host: string; port: number };
   /** Of a transfer, after a warm-up of a quarter of it. */
   bytes: number;
@@ -36,7 +37,7 @@ class Reader {
   #wanted = 0;
   #wake: (() => void) | undefined;
 
-  constructor(port: number) {
+  constructor(host: string, port: number) {
     const buffer = Buffer.allocUnsafe(256 * 1024);
     const onread = {
       buffer,
@@ -46,7 +47,7 @@ class Reader {
         return true;
       },
     };
-    this.socket = net.connect({ host: '127.0.0.1', port, noDelay: true, onread });
+    this.socket = net.connect({ host, port, noDelay: true, onread });
     this.socket.on('close', () => {
       console.error('load: the connection broke off');
       process.exit(1);
@@ -69,8 +70,8 @@ class Reader {
 }
 
 /** Opens a connection as a usual client does: it waits for each of the door's answers. */
-async function open({ port, socks }: Order): Promise<Reader> {
-  const reader = new Reader(port);
+async function open({ host: program = '127.0.0.1', port, socks }: Order): Promise<Reader> {
+  const reader = new Reader(program, port);
   if (!socks) return reader;
   reader.socket.write(Buffer.of(5, 1, 0));
   await reader.drop(2);

@@ -1,4 +1,6 @@
-/** What was measured, as a table beside kubectl's and as JSON. */
+import type { Tally } from './dnsperf.ts';
+
+/** What was measured, as a table beside kubectl's (or dnsmasq's) and as JSON. */
 
 /** `better`: which way is good, for the reader of a ratio. */
 export type Metric = { key: string; title: string; unit: string; better: 'more' | 'less'; digits: number };
@@ -34,6 +36,14 @@ export const DISTANCE_METRICS: Metric[] = [
     digits: 2,
   },
   { key: 'echoRtts', title: 'echo', unit: 'RTT', better: 'less', digits: 2 },
+];
+
+export const DNS_METRICS: Metric[] = [
+  { key: 'cachedQps', title: 'cached', unit: 'queries/s', better: 'more', digits: 0 },
+  { key: 'uncachedQps', title: 'uncached, local upstream', unit: 'queries/s', better: 'more', digits: 0 },
+  { key: 'clusterQps', title: 'cached, a cluster name', unit: 'queries/s', better: 'more', digits: 0 },
+  { key: 'cachedCpuUs', title: 'CPU, cached', unit: 'µs/query', better: 'less', digits: 0 },
+  { key: 'uncachedCpuUs', title: 'CPU, uncached', unit: 'µs/query', better: 'less', digits: 0 },
 ];
 
 /** Subject → metric → one value for each round. */
@@ -101,7 +111,13 @@ export function table(metrics: Metric[], { subjects, ratios }: Summary): string 
 }
 
 /** A line of the acceptance: what was wanted, what came. */
-export type Goal = { text: string; value: number; holds: boolean };
+export type Goal = {
+  text: string;
+  value: number;
+  holds: boolean;
+  /** Without it the other numbers mean nothing. */
+  vital?: boolean;
+};
 
 export function throughputGoals({ ratios }: Summary): Goal[] {
   const of = ratios['lpk --transport proxy'] ?? {};
@@ -135,4 +151,42 @@ export function distanceGoals({ subjects }: Summary): Goal[] {
         return { text, value, holds: value <= 1.3 };
       }),
     );
+}
+
+const CACHED_QPS = 5_000;
+const UNCACHED_QPS = 1_000;
+
+export function dnsGoals({ subjects }: Summary): Goal[] {
+  return (
+    [
+      ['cachedQps', 'cached', CACHED_QPS],
+      ['uncachedQps', 'uncached, local upstream', UNCACHED_QPS],
+    ] as const
+  ).map(([key, title, least]) => {
+    const value = subjects['lpk proxy']?.[key]?.median ?? Number.NaN;
+    const text = `lpk proxy, ${title}, at least ${least} queries/s: ${value.toFixed(0)}`;
+    return { text, value, holds: value >= least };
+  });
+}
+
+/** Resident memory before the names, after the `first` of them, and after all. */
+export type Memory = { names: number; first: number; beforeMiB: number; warmMiB: number; afterMiB: number };
+
+/** What a garbage collector makes of the same heap from one moment to the next. */
+const NOISE = { share: 0.1, mib: 8 };
+
+export function memoryGoal({ names, first, warmMiB, afterMiB }: Memory): Goal {
+  const value = afterMiB - warmMiB;
+  const noiseMiB = Math.max(NOISE.mib, warmMiB * NOISE.share);
+  const text = `lpk proxy, no growth of memory from ${first} to ${names} names (noise: ${noiseMiB.toFixed(1)} MiB): ${value.toFixed(1)} MiB`;
+  return { text, value, holds: value <= noiseMiB };
+}
+
+/** Share of the queries. */
+const MAX_UNANSWERED = 0.001;
+
+export function answeredGoal(server: string, { sent, lost, servfail, otherErrors }: Tally): Goal {
+  const value = (lost + servfail + otherErrors) / sent;
+  const text = `${server}, at most ${MAX_UNANSWERED * 100} % of queries lost or failed: ${(value * 100).toFixed(3)} %`;
+  return { text, value, holds: value <= MAX_UNANSWERED, vital: true };
 }

@@ -95,7 +95,8 @@ function seat(name: string): object[] {
   ];
 }
 
-function deployment(name: string, spec: object): object {
+/** One pod, chosen by the label `app`. */
+export function deployment(name: string, spec: object): object {
   const labels = { app: name };
   return {
     ...{ apiVersion: 'apps/v1', kind: 'Deployment', metadata: { name } },

@@ -1,11 +1,9 @@
 import { type ChildProcess, spawn } from 'node:child_process';
-import { once } from 'node:events';
-import { readdirSync, readFileSync } from 'node:fs';
 import { createInterface } from 'node:readline';
-import { kubectl } from '../cluster/cluster.ts';
 import { cluster } from '../cluster/up.ts';
 import { Lpk } from '../e2e/lpk.ts';
 import type { Order } from './load.ts';
+import { end, processInPod } from './processes.ts';
 import { type Scene, SEATS } from './scene.ts';
 import { PORTS } from './servers.ts';
 
@@ -15,9 +13,11 @@ export type ServerName = keyof typeof PORTS;
 export type Subject = {
   name: string;
   /** How the load reaches a server through it. `byAddress`: without the cluster's DNS, where that makes a difference. */
-  way(server: ServerName, byAddress?: boolean): Pick<Order, 'port' | 'socks'>;
-  /** The process on the laptop, and its counterpart in the pod where it has one of its own that can be seen from here. */
-  pids: { laptop: number; agent?: number };
+  way(server: ServerName, byAddress?: boolean): Pick<Order, 'host' | 'port' | 'socks'>;
+  /** The command line that runs the load where it can reach the program; absent: as it is. */
+  on?: (command: string[]) => string[];
+  /** The processes on the laptop, and their counterpart in the pod where there is one that can be seen from here. */
+  pids: { laptop: number[]; agent?: number };
   close(): Promise<void>;
 };
 
@@ -32,12 +32,8 @@ export async function openKubectl({ namespace, kubeconfig }: Scene): Promise<Sub
   return {
     name: 'kubectl port-forward',
     way: (server) => ({ port: ports.get(PORTS[server]) as number }),
-    pids: { laptop: child.pid as number },
-    close: async () => {
-      if (child.exitCode !== null || child.signalCode !== null) return;
-      child.kill();
-      await once(child, 'exit');
-    },
+    pids: { laptop: [child.pid as number] },
+    close: () => end(child),
   };
 }
 
@@ -54,6 +50,7 @@ async function forwardedPorts(child: ChildProcess): Promise<Map<number, number>>
   return ports;
 }
 
+/** `lpk connect`, whose SOCKS door is that of `lpk proxy`, too. */
 export async function openLpk(scene: Scene, transport: keyof typeof SEATS): Promise<Subject> {
   const { namespace, kubeconfig, service } = scene;
   const lpk = new Lpk([
@@ -67,31 +64,10 @@ export async function openLpk(scene: Scene, transport: keyof typeof SEATS): Prom
       port: proxyPort,
       socks: { host: byAddress ? service.address : service.name, port: PORTS[server] },
     }),
-    pids: { laptop: lpk.pid, agent: await agentPid(namespace, pods[0] as string) },
+    pids: { laptop: [lpk.pid], agent: await processInPod(namespace, pods[0], 'agent.mjs') },
     close: async () => {
       lpk.signal('SIGINT');
       await lpk.exit();
     },
   };
-}
-
-/** The test cluster's pods are processes of this machine: the agent is the pod's only Node. */
-async function agentPid(namespace: string, pod: string): Promise<number | undefined> {
-  const uid = (await kubectl(['get', 'pod', pod, '-n', namespace, '-o', 'jsonpath={.metadata.uid}'])).trim();
-  const found = readdirSync('/proc').find((pid) => {
-    if (!/^\d+$/.test(pid)) return false;
-    try {
-      const group = readFileSync(`/proc/${pid}/cgroup`, 'utf8').replaceAll('_', '-');
-      return group.includes(uid) && readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes('agent.mjs');
-    } catch {
-      return false; // ended meanwhile
-    }
-  });
-  return found === undefined ? undefined : Number(found);
-}
-
-/** User and system time of a process so far: proc(5), stat's 14th and 15th field, in ticks of 1/100 s. */
-export function cpuSeconds(pid: number): number {
-  const fields = readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ').at(-1)?.split(' ') ?? [];
-  return (Number(fields[11]) + Number(fields[12])) / 100;
 }

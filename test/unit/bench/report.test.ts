@@ -1,6 +1,18 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { add, distanceGoals, median, type Samples, summarize, table, throughputGoals } from '../../bench/report.ts';
+import { NOTHING } from '../../bench/dnsperf.ts';
+import {
+  add,
+  answeredGoal,
+  distanceGoals,
+  dnsGoals,
+  median,
+  memoryGoal,
+  type Samples,
+  summarize,
+  table,
+  throughputGoals,
+} from '../../bench/report.ts';
 
 const METRICS = [
   { key: 'downMBps', title: 'down', unit: 'MB/s', better: 'more' as const, digits: 0 },
@@ -58,4 +70,34 @@ test('goals hold at their bound, and not beyond', () => {
 
 test('what was not measured is no goal reached', () => {
   assert.ok(throughputGoals(summarize(new Map())).every(({ holds }) => !holds));
+  assert.ok(dnsGoals(summarize(new Map())).every(({ holds }) => !holds));
+  const { holds, vital } = answeredGoal('lpk proxy', NOTHING);
+  assert.deepEqual({ holds, vital }, { holds: false, vital: true });
+});
+
+test('goals of the DNS server hold at their bound, and not beyond', () => {
+  const at = (cachedQps: number, uncachedQps: number) => {
+    const samples: Samples = new Map();
+    add(samples, 'dnsmasq 2.90', { cachedQps: 1, uncachedQps: 1 });
+    add(samples, 'lpk proxy', { cachedQps, uncachedQps });
+    return dnsGoals(summarize(samples)).map(({ holds }) => holds);
+  };
+  assert.deepEqual(at(5_000, 1_000), [true, true]);
+  assert.deepEqual(at(4_999, 999), [false, false]);
+});
+
+test('memory may grow by a tenth or 8 MiB, whichever is more', () => {
+  const grows = (warmMiB: number, afterMiB: number) =>
+    memoryGoal({ names: 1_000, first: 100, beforeMiB: 1, warmMiB, afterMiB }).holds;
+  assert.deepEqual([grows(200, 220), grows(200, 220.1)], [true, false]);
+  assert.deepEqual([grows(50, 58), grows(50, 58.1)], [true, false]);
+  assert.equal(grows(200, 100), true);
+});
+
+test('one query in a thousand may go wrong, in whatever way', () => {
+  const holds = (wrong: object) => answeredGoal('dnsmasq', { ...NOTHING, sent: 3_000, ...wrong }).holds;
+  assert.equal(holds({ lost: 1, servfail: 1, otherErrors: 1 }), true);
+  assert.equal(holds({ lost: 4 }), false);
+  assert.equal(holds({ servfail: 4 }), false);
+  assert.equal(holds({ otherErrors: 4 }), false);
 });
