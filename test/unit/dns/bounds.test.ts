@@ -117,7 +117,7 @@ test('questions under way have a bound', async () => {
   assert.ok(await cache.find('c', () => promise));
 });
 
-test('a million names leave the cache and the heap as they were', async () => {
+test('many more names than there is room for leave cache and memory within their bounds', async () => {
   const answerAll = async (bytes: Buffer) => {
     const query = readQuery(bytes) as Query;
     return deliver(synthesize(query, [{ type: A, ttlS: 3_600, data: Buffer.of(10, 0, 0, 1) }]), query, 0, 65_535);
@@ -131,17 +131,17 @@ test('a million names leave the cache and the heap as they were', async () => {
   });
   const send = (qname: string) => new Promise((resolve) => responder.respond(ask(qname, A), 'udp', resolve));
   // Under one suffix, and under a last label of its own each, which the policy remembers too.
-  for (let i = 0; i < 20_000; i++) await send(`x.l${i}`);
-  for (let i = 0; i < 100_000; i++) await send(`n${i}.svc.cluster.local`);
+  for (let i = 0; i < 5_000; i++) await send(`x.l${i}`);
+  for (let i = 0; i < 15_000; i++) await send(`n${i}.svc.cluster.local`);
   const rss = process.memoryUsage().rss;
   const cache = new AnswerCache();
-  for (let i = 0; i < 880_000; i++) await keep(cache, `n${i}`, kept());
+  for (let i = 0; i < 200_000; i++) await keep(cache, `n${i}`, kept());
   for (const { entries, bytes, underWay } of [responder.cache, cache]) {
     assert.ok(entries <= 10_000 && entries > 9_000, `${entries} entries`);
     assert.ok(bytes <= 8 * 1024 * 1024, `${bytes} bytes`);
     assert.equal(underWay, 0);
   }
-  assert.ok(process.memoryUsage().rss - rss < 200e6);
+  assert.ok(process.memoryUsage().rss - rss < 100e6);
 });
 
 test('a fake address stands for one name, whatever its case', () => {
