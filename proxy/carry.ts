@@ -7,8 +7,8 @@ import { dismiss } from './handshake.ts';
 /** What a protocol says to its client once the flow is on its way, or isn't. */
 export type Replies = { success: Buffer; failure: (error: LpkError) => Buffer };
 
-/** A client's request, as SOCKS and HTTP CONNECT both end in one. */
-export type Request = { flow: Flow; replies: Replies };
+/** A client's request, as SOCKS and HTTP CONNECT both end in one. `awaitDial`: it wants the true result, however late. */
+export type Request = { flow: Flow; replies: Replies; awaitDial?: boolean };
 
 /** Silence, both ways, after which a carried flow is ended; 0: never. */
 export type Idle = { flowIdleMs: number };
@@ -20,7 +20,7 @@ export type Idle = { flowIdleMs: number };
 export async function carry(
   socket: net.Socket,
   dial: Dial,
-  { flow, replies }: Request,
+  { flow, replies, awaitDial }: Request,
   { flowIdleMs }: Idle,
 ): Promise<void> {
   const first: Buffer | null = socket.read();
@@ -32,7 +32,7 @@ export async function carry(
     return;
   }
   const { stream, opened, replyEarly } = outbound;
-  if (replyEarly) {
+  if (replyEarly && !awaitDial) {
     socket.write(replies.success);
     join(socket, stream, { flowIdleMs });
     opened.catch(() => socket.resetAndDestroy());

@@ -10,6 +10,11 @@ import { ADDRESS, addressBytes, addressOf, addressText } from './socks5-address.
 const NO_AUTHENTICATION = 0x00;
 const USER_AND_PASSWORD = 0x02;
 const NO_ACCEPTABLE_METHOD = 0xff;
+/**
+ * Of the private methods (RFC 1928 section 3). A client that offers it beside another wants to be answered only when the agent has
+ * dialled, however far that is; it is never chosen.
+ */
+export const AWAIT_DIAL = 0x80;
 const CONNECT = 1;
 const UDP_ASSOCIATE = 3;
 
@@ -69,6 +74,7 @@ export async function readSocks5(
   }
   return {
     flow: { protocol: 'tcp', ...place },
+    awaitDial: methods.includes(AWAIT_DIAL),
     replies: { success: reply(REPLY.succeeded), failure: (error) => reply(replyCode(error)) },
   };
 }
