@@ -28,7 +28,7 @@ const RULES: Record<string, Rule> = {
   },
   proxy: {
     rooms: ['agent/wire'],
-    packages: [],
+    packages: ['koffi'],
     why: 'a door makes flows, whatever the cluster behind the tunnel; tests run it without one',
   },
   dns: {
