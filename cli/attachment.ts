@@ -71,6 +71,12 @@ export class Attachment extends EventEmitter<AttachmentEvents> {
     return this.#over.promise;
   }
 
+  /** Of an agent that answers, or else waits for the link. */
+  get session(): Session | undefined {
+    const sessions = [...this.#attached.values()].map(({ session }) => session);
+    return sessions.find((each) => each?.isUp) ?? sessions.find((each) => each && !each.ended);
+  }
+
   get pods(): string[] {
     return [...this.#attached.values()].filter(({ session }) => session).map(({ pod }) => pod);
   }

@@ -1,4 +1,6 @@
 import { LpkError } from '../agent/wire/errors.ts';
+import { CAPTURES, type CaptureChoice } from './capture-choice.ts';
+import { readRanges } from './ranges-options.ts';
 import {
   type ClusterOptions,
   clusterOptions,
@@ -29,6 +31,10 @@ export type ConnectOptions = ClusterOptions & {
   wait: boolean;
   /** How long the agent keeps the session of a laptop that went away, ms. */
   holdMs: number;
+  capture: CaptureChoice;
+  /** CIDRs to catch besides those found, and those not to. */
+  routes: string[];
+  noRoutes: string[];
   /** Undefined: stay until asked to leave. */
   command: { program: string; args: string[] } | undefined;
 };
@@ -77,6 +83,23 @@ export const connectVerb: Verb = {
           requiresArg: true,
           describe: `Seconds the agent keeps connections while the laptop is away (default: ${DEFAULT_HOLD_SECONDS})`,
         })
+        .option('capture', {
+          string: true,
+          requiresArg: true,
+          describe: 'auto (default), seccomp (any program, Linux), env (proxy variables) or none',
+        })
+        .option('route', {
+          array: true,
+          string: true,
+          requiresArg: true,
+          describe: 'CIDR that is the cluster’s besides those found, may be repeated',
+        })
+        .option('no-route', {
+          array: true,
+          string: true,
+          requiresArg: true,
+          describe: 'CIDR that is not the cluster’s, may be repeated',
+        })
         .option('no-wait', { boolean: true, describe: 'Do not wait for the rollout when the workload is restored' }),
     ),
   async run(words, command, output) {
@@ -103,6 +126,9 @@ export function readConnectOptions(words: Words, command: string[] | undefined):
     agentImage: readText(words, 'agent-image') ?? DEFAULT_AGENT_IMAGE,
     proxyPort: readNumber(words, 'proxy-port', { least: 0, most: 65_535, otherwise: 0 }),
     wait: words['no-wait'] !== true,
+    capture: readChoice(words, 'capture', CAPTURES, 'auto'),
+    routes: readRanges(words, 'route'),
+    noRoutes: readRanges(words, 'no-route'),
     holdMs: readNumber(words, 'hold', { least: 1, most: MAX_HOLD_SECONDS, otherwise: DEFAULT_HOLD_SECONDS }) * 1000,
     command: program === undefined ? undefined : { program, args },
   };

@@ -6,20 +6,24 @@ import { agentBundle } from '../agent/deploy/bundle.ts';
 import { findTarget, parseTarget, type Target } from '../agent/deploy/find.ts';
 import { type Cluster, openCluster } from '../agent/deploy/kube.ts';
 import { preflight } from '../agent/deploy/preflight.ts';
+import { clusterNetwork } from '../agent/deploy/ranges.ts';
 import { rolloutState, waitRollout } from '../agent/deploy/rollout.ts';
 import { workloadName } from '../agent/deploy/workload.ts';
 import type { LpkError } from '../agent/wire/errors.ts';
 import { KEY_BYTES } from '../agent/wire/protocol.ts';
+import type { Session } from '../agent/wire/session.ts';
 import { type Door, openDoor } from '../proxy/door.ts';
 import { Route } from '../proxy/route.ts';
 import { Attachment } from './attachment.ts';
+import { ClusterNames } from './cluster-names.ts';
+import { runCommand } from './command.ts';
 import type { ConnectOptions } from './connect-options.ts';
-import { childEnvironment } from './environment.ts';
-import { assertCommand, launch } from './launch.ts';
-import { type Leave, untilLeaving } from './leave.ts';
+import { assertCommand } from './launch.ts';
+import { untilLeaving } from './leave.ts';
 import type { Output } from './output.ts';
 import { mapPorts } from './ports.ts';
 import { Undo } from './undo.ts';
+import { answering, type Way } from './way.ts';
 import { whoAmI } from './whoami.ts';
 
 /**
@@ -75,9 +79,13 @@ export async function connect(options: ConnectOptions, output: Output): Promise<
 
       const pod = await session.request<Record<string, string>>('environment');
       announce({ target, ports, door, attachment, output, withCommand: options.command !== undefined });
-      return options.command
-        ? await runCommand(options.command, { pod, door, attachment, leave, output })
-        : await Promise.race([attachment.over, leave.asked().then(() => 0)]);
+      const { command, capture, routes, noRoutes } = options;
+      if (command) {
+        const way = await podsWay({ cluster, target, attachment, session, route, door });
+        const { over } = attachment;
+        return await runCommand(command, { way, capture, routes, noRoutes, pod, leave, undo, output, over });
+      }
+      return await Promise.race([attachment.over, leave.asked().then(() => 0)]);
     },
   );
 }
@@ -221,28 +229,30 @@ function announce(given: {
   output.say(`Ctrl-C leaves and puts ${name} back`);
 }
 
-async function runCommand(
-  { program, args }: { program: string; args: string[] },
-  given: { pod: Record<string, string>; door: Door; attachment: Attachment; leave: Leave; output: Output },
-): Promise<number> {
-  const { pod, door, attachment, leave, output } = given;
-  const { env } = childEnvironment({ laptop: process.env, pod, proxyPort: door.port });
-  leave.signal.throwIfAborted();
-  output.yieldTerminal();
-  try {
-    const running = await launch({ command: program, args, env });
-    let lost: unknown;
-    attachment.over.catch((error: unknown) => {
-      lost = error;
-      output.warn(`${error instanceof Error ? error.message : error}; ending ${program}`, 'ending');
-      running.signal('SIGTERM');
-    });
-    const { exitCode } = await leave.whileRunning(running);
-    if (lost) throw lost;
-    return exitCode;
-  } finally {
-    output.takeTerminal();
-  }
+/** The command's way into the cluster: by the pods whose place it takes. */
+async function podsWay(given: {
+  cluster: Cluster;
+  target: Target;
+  attachment: Attachment;
+  session: Session;
+  route: Route;
+  door: Door;
+}): Promise<Way> {
+  const { cluster, target, attachment, session, route, door } = given;
+  const { ranges } = await clusterNetwork(cluster);
+  const names = new ClusterNames({
+    session: () => attachment.session,
+    namespace: target.namespace,
+    ranges: () => ranges,
+  });
+  await names.ready(session);
+  return {
+    dial: route.dial,
+    askDns: answering(names),
+    ranges,
+    proxy: () => Promise.resolve({ host: '127.0.0.1', port: door.port }),
+    name: `the agent in ${workloadName(target)}`,
+  };
 }
 
 /** Marks a step as failed and passes the error on. */

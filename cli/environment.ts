@@ -32,21 +32,22 @@ const LOOPBACK = ['localhost', '127.0.0.1', '::1'];
 export function childEnvironment({
   laptop,
   pod,
-  proxyPort,
+  proxy,
 }: {
   laptop: NodeJS.ProcessEnv;
   pod: Record<string, string>;
-  proxyPort: number;
+  /** Undefined: no proxy variables. */
+  proxy?: { port: number; host?: string; credentials?: { user: string; password: string } };
 }): { env: Record<string, string>; leftOut: string[] } {
   const env: Record<string, string> = {};
   for (const [name, value] of Object.entries(laptop)) if (value !== undefined) env[name] = value;
-  const proxy = proxyEnvironment(laptop, proxyPort);
+  const variables = proxy ? proxyEnvironment(laptop, proxy.port, proxy) : {};
   const leftOut: string[] = [];
   for (const [name, value] of Object.entries(pod)) {
-    if (isLaptopsOwn(name) || name in proxy) leftOut.push(name);
+    if (isLaptopsOwn(name) || name in variables) leftOut.push(name);
     else env[name] = value;
   }
-  return { env: { ...env, ...proxy }, leftOut: leftOut.toSorted() };
+  return { env: { ...env, ...variables }, leftOut: leftOut.toSorted() };
 }
 
 function isLaptopsOwn(name: string): boolean {

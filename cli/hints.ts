@@ -47,6 +47,7 @@ export const HINTS: Record<ErrorCode, string> = {
   'port-taken': 'stop what listens there, or name another port',
   'already-running': '`lpk proxy status` shows it, `lpk proxy down` ends it',
   'not-running': 'start one: `lpk proxy up`; `lpk proxy status` lists those of this user',
+  'no-capture': '--capture env uses proxy variables; `lpk doctor` says what is missing',
   'command-not-found': 'check its spelling and your PATH; the pod’s PATH is not used',
   'command-not-executable': 'make it executable (chmod +x), or name its interpreter: -- node app.js',
   'needs-root': 'run the same command with sudo -E (Windows: as administrator), or without --tun and --system-dns',

@@ -1,4 +1,5 @@
-import { spawn } from 'node:child_process';
+import { spawn as spawnChild } from 'node:child_process';
+import type { EventEmitter } from 'node:events';
 import { existsSync, readFileSync, statSync } from 'node:fs';
 import { constants } from 'node:os';
 import { delimiter, resolve } from 'node:path';
@@ -18,6 +19,23 @@ export type Running = {
   signal(signal: NodeJS.Signals): void;
 };
 
+/** As much of a ChildProcess as is needed here. */
+export type Child = EventEmitter<{
+  spawn: [];
+  error: [NodeJS.ErrnoException];
+  exit: [number | null, NodeJS.Signals | null];
+}> & { readonly pid?: number | undefined; kill(signal: NodeJS.Signals): unknown };
+
+/** Starts a program on lpk's own terminal, as child_process.spawn does with `stdio: 'inherit'`. */
+export type Spawn = (
+  command: string,
+  args: string[],
+  options: { env: NodeJS.ProcessEnv; cwd?: string | undefined },
+) => Child;
+
+const onTerminal: Spawn = (command, args, options) =>
+  spawnChild(command, args, { ...options, stdio: 'inherit' }) as unknown as Child;
+
 /**
  * Starts the command on lpk's own terminal: standard streams inherited, same process group, so that interactive programs,
  * Ctrl-C and Ctrl-Z work as without lpk.
@@ -29,12 +47,13 @@ export async function launch(options: {
   args: string[];
   env: NodeJS.ProcessEnv;
   cwd?: string;
+  spawn?: Spawn;
 }): Promise<Running> {
-  const { command, args, env, cwd } = options;
+  const { command, args, env, cwd, spawn = onTerminal } = options;
   if (cwd !== undefined && !statSync(cwd, { throwIfNoEntry: false })?.isDirectory()) {
     throw new LpkError('usage', `no such folder: ${cwd}`);
   }
-  const child = spawn(command, args, { env, cwd, stdio: 'inherit' });
+  const child = spawn(command, args, { env, cwd });
   const exited = new Promise<Ended>((settle) => {
     child.once('exit', (code, signal) => {
       settle({ code, signal, exitCode: signal ? 128 + constants.signals[signal] : (code as number) });

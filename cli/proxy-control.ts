@@ -3,7 +3,7 @@ import { chmodSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'nod
 import http from 'node:http';
 import { tmpdir, userInfo } from 'node:os';
 import path from 'node:path';
-import { text } from 'node:stream/consumers';
+import { buffer, text } from 'node:stream/consumers';
 import { LpkError, systemCode } from '../agent/wire/errors.ts';
 import type { ProxyChoice } from './proxy-options.ts';
 import { stateFolder } from './state-folder.ts';
@@ -43,18 +43,31 @@ export type ProxyAccess = {
   credentials?: { user: string; password: string };
   /** Hosts to be reached past the proxy. */
   direct: string[];
+  /** CIDRs of the cluster, as far as they are known. */
+  ranges: string[];
 };
 
 type Entry = { socket: string; context: string; namespace: string };
 
+type Reply = (answer: Buffer | undefined, road?: 'cluster' | 'host') => void;
+
+/** A DNS message's answer, and whether the cluster gave it. */
+export type Resolved = { message: Buffer; cluster: boolean };
+
 export type ControlHandlers = {
   status: () => ProxyStatus;
   access: () => ProxyAccess;
+  /** As `DnsServer.respond`. */
+  respond: (message: Buffer, reply: Reply) => void;
   /** Asks the proxy to end; who asked is answered by `Control.close`. */
   down: () => void;
 };
 
 const ANSWER_MS = 3_000;
+const RESOLVE_MS = 10_000;
+const MAX_MESSAGE_BYTES = 65_535;
+/** Header of a DNS answer: `cluster` or `host`. */
+const BY = 'lpk-answered-by';
 /** unix(7): `sun_path` has 108 bytes on Linux, 104 on macOS, the last a NUL. */
 const MAX_SOCKET_PATH = 100;
 
@@ -75,15 +88,17 @@ export async function openControl(
   const socket = socketPath(folder, id);
   const file = path.join(folder, `${id}.json`);
   const waiting = new Set<http.ServerResponse>();
-  const server = http.createServer(({ method, url }, response) => {
+  const server = http.createServer((request, response) => {
+    const { method, url } = request;
     if (method === 'GET' && url === '/status') return reply(response, handlers.status());
     if (method === 'GET' && url === '/access') return reply(response, handlers.access());
+    if (method === 'POST' && url === '/resolve') return void answerQuestion(request, response, handlers);
     if (method !== 'POST' || url !== '/down') return void response.writeHead(404).end();
     waiting.add(response);
     response.on('close', () => waiting.delete(response));
     handlers.down();
   });
-  server.maxConnections = 16;
+  server.maxConnections = 64;
   await listen(server, socket).catch(async (error: unknown) => {
     if (systemCode(error) !== 'EADDRINUSE') throw error;
     const running = await ask<ProxyStatus>(socket, 'GET', '/status').catch(() => undefined);
@@ -117,6 +132,34 @@ export async function openControl(
   };
 }
 
+async function answerQuestion(request: http.IncomingMessage, response: http.ServerResponse, handlers: ControlHandlers) {
+  try {
+    const pieces: Buffer[] = [];
+    let bytes = 0;
+    for await (const piece of request as AsyncIterable<Buffer>) {
+      bytes += piece.length;
+      if (bytes > MAX_MESSAGE_BYTES) throw new LpkError('limit-exceeded', 'no DNS message is so long');
+      pieces.push(piece);
+    }
+    const { message, cluster } = await askingOf((reply) => handlers.respond(Buffer.concat(pieces), reply));
+    response.writeHead(200, { 'content-type': 'application/dns-message', [BY]: cluster ? 'cluster' : 'host' });
+    response.end(message);
+  } catch (error) {
+    if (!response.headersSent) response.writeHead(400);
+    response.end(error instanceof Error ? error.message : String(error));
+  }
+}
+
+/** `ask` is given what to call with the answer. Rejects with LpkError `protocol` for what is no question. */
+export function askingOf(ask: (reply: Reply) => void): Promise<Resolved> {
+  return new Promise((resolve, reject) => {
+    ask((message, road) => {
+      if (message) resolve({ message, cluster: road === 'cluster' });
+      else reject(new LpkError('protocol', 'that is no DNS question'));
+    });
+  });
+}
+
 function reply(response: http.ServerResponse, body: unknown): void {
   response.writeHead(200, { 'content-type': 'application/json', connection: 'close' }).end(JSON.stringify(body));
 }
@@ -141,6 +184,8 @@ function socketPath(folder: string, id: string): string {
 export type RunningProxy = {
   status: ProxyStatus;
   access(): Promise<ProxyAccess>;
+  /** Asks its DNS server. */
+  resolve(message: Buffer): Promise<Resolved>;
   /** Resolves when it has ended; with what it could not undo. */
   down(): Promise<{ failed: string[] }>;
 };
@@ -186,6 +231,7 @@ async function connect(file: string): Promise<RunningProxy | undefined> {
     return {
       status,
       access: () => ask(socket, 'GET', '/access'),
+      resolve: (message) => askDns(socket, message),
       down: () => ask(socket, 'POST', '/down', 0),
     };
   } catch (error) {
@@ -208,5 +254,22 @@ function ask<T>(socketPath: string, method: string, url: string, timeoutMs = ANS
     request.on('timeout', () => request.destroy(new LpkError('timed-out', 'the proxy does not answer')));
     request.on('error', reject);
     request.end();
+  });
+}
+
+const questions = new http.Agent({ keepAlive: true, maxSockets: 8 });
+
+function askDns(socketPath: string, message: Buffer): Promise<Resolved> {
+  return new Promise((resolve, reject) => {
+    const options = { socketPath, method: 'POST', path: '/resolve', timeout: RESOLVE_MS, agent: questions };
+    const request = http.request(options, (response) => {
+      buffer(response).then((answer) => {
+        if (response.statusCode === 200) resolve({ message: answer, cluster: response.headers[BY] === 'cluster' });
+        else reject(new LpkError('protocol', answer.toString()));
+      }, reject);
+    });
+    request.on('timeout', () => request.destroy(new LpkError('timed-out', 'the proxy does not answer')));
+    request.on('error', reject);
+    request.end(message);
   });
 }

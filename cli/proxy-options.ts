@@ -2,6 +2,7 @@ import net from 'node:net';
 import { LpkError } from '../agent/wire/errors.ts';
 import { isLoopback } from '../proxy/loopback.ts';
 import { isShell, SHELLS, type Shell } from './proxy-env.ts';
+import { assertRange, readRanges } from './ranges-options.ts';
 import {
   type ClusterOptions,
   clusterOptions,
@@ -186,9 +187,9 @@ export function readUpOptions(words: Words, environment: NodeJS.ProcessEnv): Pro
     dnsExclude: readSuffixes(words, 'dns-exclude'),
     systemDns: words['system-dns'] === true,
     tun: words.tun === true,
-    routes: readCidrs(words, 'route'),
-    noRoutes: readCidrs(words, 'no-route'),
-    fakeIpRange: fakeIp ? assertCidr('fake-ip-range', range ?? FAKE_IP_RANGE, 4) : undefined,
+    routes: readRanges(words, 'route'),
+    noRoutes: readRanges(words, 'no-route'),
+    fakeIpRange: fakeIp ? assertRange('fake-ip-range', range ?? FAKE_IP_RANGE, 4) : undefined,
     transport: readChoice(words, 'transport', TRANSPORTS, 'auto'),
     agentImage: readText(words, 'agent-image'),
     holdMs: readNumber(words, 'hold', { least: 1, most: MAX_HOLD_SECONDS, otherwise: DEFAULT_HOLD_SECONDS }) * 1000,
@@ -234,17 +235,4 @@ function readSuffixes(words: Words, name: string): string[] {
       throw new LpkError('usage', `--${name} is a DNS suffix like corp.example, not ${suffix}`);
     return bare;
   });
-}
-
-function readCidrs(words: Words, name: string): string[] {
-  return readList(words, name).map((cidr) => assertCidr(name, cidr));
-}
-
-function assertCidr(name: string, cidr: string, version?: number): string {
-  const [address = '', bits = ''] = cidr.split('/');
-  const family = net.isIP(address);
-  const most = family === 6 ? 128 : 32;
-  const valid = family !== 0 && /^\d{1,3}$/.test(bits) && Number(bits) <= most && (!version || version === family);
-  if (!valid) throw new LpkError('usage', `--${name} is a range like 10.96.0.0/12, not ${cidr}`);
-  return cidr;
 }

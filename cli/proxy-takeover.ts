@@ -6,9 +6,10 @@ import { hostResolvers, planSystemDns, systemDnsFacts, systemDnsWay } from '../d
 import { cidrText } from '../proxy/cidr.ts';
 import { openTun } from '../proxy/tun.ts';
 import { routedRanges } from '../proxy/tun-routes.ts';
+import type { ClusterNames } from './cluster-names.ts';
 import { changesFolders, LaptopChanges } from './laptop-changes.ts';
 import type { Output } from './output.ts';
-import { clusterDomain, type ProxyDoors } from './proxy-doors.ts';
+import type { ProxyDoors } from './proxy-doors.ts';
 import type { ProxyUpOptions } from './proxy-options.ts';
 import { stateFolderName } from './state-folder.ts';
 import type { Undo } from './undo.ts';
@@ -28,13 +29,14 @@ export type Taken = {
 export async function takeOver(given: {
   options: ProxyUpOptions;
   doors: ProxyDoors;
+  names: ClusterNames;
   network: ClusterNetwork;
   server: string;
   namespace: string;
   undo: Undo;
   output: Output;
 }): Promise<Taken> {
-  const { options, doors, network, server, namespace, undo, output } = given;
+  const { options, doors, names, network, server, namespace, undo, output } = given;
   const over = Promise.withResolvers<never>();
   over.promise.catch(() => {});
   const taken: Taken = { over: over.promise };
@@ -69,7 +71,7 @@ export async function takeOver(given: {
           pid: process.pid,
           server: doors.dnsServer,
           ...(taken.tun ? { link: taken.tun.device } : {}),
-          clusterDomain: clusterDomain(doors.search()) ?? 'cluster.local',
+          clusterDomain: names.domain,
           namespace,
           namespaces: network.namespaces,
           include: options.dnsInclude,

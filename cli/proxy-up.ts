@@ -1,19 +1,13 @@
-import { randomBytes } from 'node:crypto';
 import net from 'node:net';
 import { setTimeout as pause } from 'node:timers/promises';
 import v8 from 'node:v8';
-import { agentPorts, newSessionId } from '../agent/deploy/agent-container.ts';
-import type { AgentPodSpec } from '../agent/deploy/agent-pod.ts';
 import { findSessions, removeOrphan } from '../agent/deploy/apply.ts';
-import { agentBundle } from '../agent/deploy/bundle.ts';
-import { parseTarget } from '../agent/deploy/find.ts';
 import { type Cluster, openCluster } from '../agent/deploy/kube.ts';
-import { likenessOf } from '../agent/deploy/likeness.ts';
-import { preflightProxy } from '../agent/deploy/preflight.ts';
 import { type ClusterNetwork, clusterNetwork } from '../agent/deploy/ranges.ts';
 import { LpkError } from '../agent/wire/errors.ts';
-import { KEY_BYTES } from '../agent/wire/protocol.ts';
 import { Route } from '../proxy/route.ts';
+import { agentPodSpec } from './agent-spec.ts';
+import { ClusterNames } from './cluster-names.ts';
 import { assertMayChangeLaptop } from './laptop-changes.ts';
 import { type Leave, untilLeaving } from './leave.ts';
 import type { Output } from './output.ts';
@@ -26,8 +20,6 @@ import { type Taken, takeOver } from './proxy-takeover.ts';
 import { Undo } from './undo.ts';
 import { whoAmI } from './whoami.ts';
 
-/** How long the agent's pod stays when its laptop is gone for good. */
-const LONELY_MS = 10 * 60_000;
 const STATUS_MS = 1_000;
 
 /**
@@ -52,9 +44,14 @@ export async function proxyUp(options: ProxyUpOptions, output: Output): Promise<
 
       const route = new Route();
       const asked = Promise.withResolvers<void>();
-      const { spec, key, transports } = await prepare(options, cluster, output);
+      const { spec, key, transports } = await agentPodSpec(options, cluster, output);
       const link = new ProxyLink({ cluster, spec, key, transports, route });
       const network: ClusterNetwork = { ranges: [], namespaces: [cluster.namespace] };
+      const names = new ClusterNames({
+        session: () => link.session,
+        namespace: cluster.namespace,
+        ranges: () => network.ranges,
+      });
       let doors: ProxyDoors | undefined;
       let taken: Taken | undefined;
       const since = new Date().toISOString();
@@ -66,15 +63,17 @@ export async function proxyUp(options: ProxyUpOptions, output: Output): Promise<
           access: () => ({
             host: net.isIP(options.bind) && !isAny(options.bind) ? options.bind : '127.0.0.1',
             port: doors?.port ?? 0,
+            ranges: network.ranges,
             // kubectl and lpk must reach the API server when the proxy is gone.
             direct: [new URL(cluster.server).hostname.replace(/^\[|\]$/g, '')],
             ...(options.credentials ? { credentials: options.credentials } : {}),
           }),
+          respond: (message, reply) => (doors ? doors.respond(message, reply) : reply(undefined)),
           down: () => asked.resolve(),
         },
       );
       undo.add('close the control socket', () => control.close(undo.failed));
-      doors = await openDoors({ options, route, link, network, namespace: cluster.namespace });
+      doors = await openDoors({ options, route, names, network });
       undo.add('close the doors', () => doors?.close() ?? Promise.resolve());
 
       await removeLeftovers(cluster, output);
@@ -86,43 +85,15 @@ export async function proxyUp(options: ProxyUpOptions, output: Output): Promise<
         asked.promise.then(() => Promise.reject(new LpkError('cancelled', 'lpk proxy down'))),
       ]).catch(failing(starting));
       Object.assign(network, found);
-      await doors.ready(session);
+      await names.ready(session);
       starting.done(`the agent runs in ${where}`);
       const { server, namespace } = cluster;
-      taken = await takeOver({ options, doors, network, server, namespace, undo, output });
+      taken = await takeOver({ options, doors, names, network, server, namespace, undo, output });
       announce(taken, cluster, output, status());
       await Promise.race([showStatus(output, where, status, leave), asked.promise, taken.over]);
       return 0;
     },
   );
-}
-
-/** Checks rights and reads what is to be made; changes nothing. */
-async function prepare(options: ProxyUpOptions, cluster: Cluster, output: Output) {
-  const step = output.step(`checking rights in ${cluster.namespace} (${cluster.context})`, 'check');
-  try {
-    const { transports } = await preflightProxy(cluster, options.transport);
-    const chosen = options.transport === 'auto' ? transports : [options.transport];
-    const like = options.like === undefined ? undefined : await likenessOf(cluster, parseTarget(options.like));
-    const key = randomBytes(KEY_BYTES);
-    const spec: AgentPodSpec = {
-      ...agentPorts(like?.pod.hostNetwork === true),
-      session: newSessionId(),
-      listen: chosen[0] === 'proxy' ? 'pod' : 'loopback',
-      holdMs: options.holdMs,
-      lonelyMs: Math.max(LONELY_MS, options.holdMs),
-      ...(options.agentImage ? { image: options.agentImage } : {}),
-      key: key.toString('hex'),
-      bundle: await agentBundle(),
-      ...whoAmI(),
-      ...(like ? { like } : {}),
-    };
-    step.done(`rights in ${cluster.namespace} (${cluster.context}) are there`);
-    return { spec, key, transports: chosen };
-  } catch (error) {
-    step.fail();
-    throw error;
-  }
 }
 
 /** Pods of this user's earlier proxies into this namespace, whose lpk died: the control socket is ours, so none of them lives. */

@@ -76,9 +76,9 @@ export class Responder {
 
   /**
    * Calls `reply` once: with the answer, at once when it is kept, or with undefined when none may be given (to what is no
-   * question). Never throws.
+   * question). Never throws. `road`: who answered; undefined: lpk itself.
    */
-  respond(message: Buffer, transport: 'udp' | 'tcp', reply: (answer: Buffer | undefined) => void): void {
+  respond(message: Buffer, transport: 'udp' | 'tcp', reply: (answer: Buffer | undefined, road?: Road) => void): void {
     const query = readQuery(message);
     if (!query) {
       reply(undefined);
@@ -95,7 +95,7 @@ export class Responder {
     const kept = this.cache.get(key, nowMs);
     if (kept && (kept.road === 'host' || this.#options.clusterUp())) {
       this.stats.cached += 1;
-      reply(deliver(kept, query, Math.floor((nowMs - kept.sinceMs) / 1000), limitBytes));
+      reply(deliver(kept, query, Math.floor((nowMs - kept.sinceMs) / 1000), limitBytes), kept.road);
       return;
     }
     const local = this.#local(query);
@@ -109,16 +109,16 @@ export class Responder {
       return;
     }
     this.#waiting += 1;
-    const done = (answer: Buffer) => {
+    const done = (answer: Buffer, road?: Road) => {
       this.#waiting -= 1;
-      reply(answer);
+      reply(answer, road);
     };
     this.cache
       .find(key, () => this.#find(query))
       .then(
         (found) => {
           this.stats[found.road] += 1;
-          done(deliver(found, query, 0, limitBytes));
+          done(deliver(found, query, 0, limitBytes), found.road);
         },
         () => {
           this.stats.failed += 1;

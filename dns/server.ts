@@ -16,6 +16,8 @@ export type DnsServerOptions = ResponderOptions & {
 export type DnsServer = {
   port: number;
   stats(): DnsStats;
+  /** The same answers without a socket: see `Responder.respond`, as over TCP. */
+  respond(message: Buffer, reply: Parameters<Responder['respond']>[2]): void;
   close(): Promise<void>;
 };
 
@@ -61,6 +63,7 @@ export async function openDnsServer(options: DnsServerOptions): Promise<DnsServe
   return {
     port: (tcp.address() as net.AddressInfo).port,
     stats: () => ({ ...responder.stats }),
+    respond: (message, reply) => responder.respond(message, 'tcp', reply),
     close: async () => {
       if (closed) return;
       closed = true;

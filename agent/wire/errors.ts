@@ -45,6 +45,7 @@ export const ERROR_CODES = [
   'port-taken',
   'already-running',
   'not-running',
+  'no-capture',
   'command-not-found',
   'command-not-executable',
   'needs-root',

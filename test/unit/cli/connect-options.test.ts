@@ -14,6 +14,9 @@ test('what is not given has its default', () => {
     agentImage: 'node:24-alpine',
     proxyPort: 0,
     wait: true,
+    capture: 'auto',
+    routes: [],
+    noRoutes: [],
     holdMs: 60_000,
     command: undefined,
   });
@@ -48,6 +51,9 @@ test('what is given is read', () => {
     agentImage: 'registry.example/node:24',
     proxyPort: 1080,
     wait: false,
+    capture: 'auto',
+    routes: [],
+    noRoutes: [],
     holdMs: 5000,
     command: { program: 'npm', args: ['start', '--', '-p', '1'] },
   });

@@ -8,7 +8,7 @@ test('the pod’s variables lie over the laptop’s', () => {
   const { env } = childEnvironment({
     laptop: { ...laptop, DB_HOST: 'localhost', MINE: 'yes' },
     pod: { DB_HOST: 'db.shop', KUBERNETES_SERVICE_HOST: '10.96.0.1', LANG: 'C', EMPTY: '' },
-    proxyPort: 1080,
+    proxy: { port: 1080 },
   });
   assert.equal(env.DB_HOST, 'db.shop');
   assert.equal(env.KUBERNETES_SERVICE_HOST, '10.96.0.1');
@@ -23,7 +23,7 @@ test('what describes the machine stays the laptop’s, and is named', () => {
     'PATH HOME HOSTNAME SHELL PWD OLDPWD TERM USER LOGNAME TMPDIR SHLVL _ LD_PRELOAD LD_LIBRARY_PATH NODE_VERSION ' +
     'YARN_VERSION NODE_OPTIONS JAVA_TOOL_OPTIONS PYTHONPATH DOTNET_STARTUP_HOOKS';
   for (const name of machine.split(' ')) pod[name] = 'the pod’s';
-  const { env, leftOut } = childEnvironment({ laptop, pod, proxyPort: 1080 });
+  const { env, leftOut } = childEnvironment({ laptop, pod, proxy: { port: 1080 } });
   assert.equal(env.PATH, '/usr/bin');
   assert.equal(env.HOME, '/home/ann');
   assert.equal(env.KEEP, 'x');
@@ -35,13 +35,13 @@ test('a debugger’s NODE_OPTIONS on the laptop stays, the pod’s never arrives
   const { env } = childEnvironment({
     laptop: { ...laptop, NODE_OPTIONS: '--require /vscode/bootloader.js' },
     pod: { NODE_OPTIONS: '--require /otel/a.js' },
-    proxyPort: 1080,
+    proxy: { port: 1080 },
   });
   assert.equal(env.NODE_OPTIONS, '--require /vscode/bootloader.js');
 });
 
 test('a variable the laptop does not define is not there as “undefined”', () => {
-  const { env } = childEnvironment({ laptop: { ...laptop, GONE: undefined }, pod: {}, proxyPort: 1080 });
+  const { env } = childEnvironment({ laptop: { ...laptop, GONE: undefined }, pod: {}, proxy: { port: 1080 } });
   assert.equal('GONE' in env, false);
 });
 
@@ -49,7 +49,7 @@ test('proxy variables win over the laptop’s and the pod’s', () => {
   const { env, leftOut } = childEnvironment({
     laptop: { ...laptop, HTTP_PROXY: 'http://corp:3128' },
     pod: { https_proxy: 'http://egress:3128', NO_PROXY: '*' },
-    proxyPort: 1080,
+    proxy: { port: 1080 },
   });
   for (const name of ['HTTP_PROXY', 'http_proxy', 'HTTPS_PROXY', 'https_proxy', 'ALL_PROXY', 'all_proxy']) {
     assert.equal(env[name], 'http://127.0.0.1:1080', name);

@@ -57,7 +57,10 @@ test('--help and --version load no Kubernetes client', () => {
 
 test('a wrong command line is one line with a hint, and exit code 2', () => {
   const table: [string[], RegExp][] = [
-    [[], /^lpk: name a verb: connect, proxy, restore$/],
+    [[], /^lpk: name a verb: connect, run, proxy, restore, doctor$/],
+    [['run'], /^lpk: run needs a command: lpk run -- COMMAND$/],
+    [['run', '--capture', 'ptrace', '--', 'true'], /^lpk: --capture is auto or seccomp or env or none, not ptrace/],
+    [['doctor', '--', 'true'], /^lpk: doctor takes no command/],
     [['proxy'], /^lpk: proxy needs a verb: up, down, status, env$/],
     [['proxy', 'up', '--bind', '0.0.0.0'], /^lpk: --bind 0.0.0.0 needs --allow-lan and a password/],
     [['proxy', 'up', '--fake-ip-range', '10.0.0.0'], /^lpk: --fake-ip-range is a range like/],

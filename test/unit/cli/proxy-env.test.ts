@@ -54,7 +54,7 @@ test('what the variables had before comes back, also after setting them twice', 
     NO_PROXY: 'intranet',
     JAVA_TOOL_OPTIONS: '-Xmx1g',
   };
-  const access = { host: '127.0.0.1', port: 1080, direct: ['10.0.0.1'] };
+  const access = { host: '127.0.0.1', port: 1080, direct: ['10.0.0.1'], ranges: [] };
   const once = evaluated(before, shellVariables(before, access));
   assert.equal(once.HTTP_PROXY, 'http://127.0.0.1:1080');
   assert.equal(once.NO_PROXY, 'localhost,127.0.0.1,::1,10.0.0.1,intranet');
@@ -70,6 +70,12 @@ test('where no proxy was set there is nothing to take back', () => {
 });
 
 test('a password is part of the proxy’s address, escaped', () => {
-  const access = { host: '127.0.0.1', port: 1080, direct: [], credentials: { user: 'me', password: 'p@ss/word' } };
+  const access = {
+    host: '127.0.0.1',
+    port: 1080,
+    direct: [],
+    ranges: [],
+    credentials: { user: 'me', password: 'p@ss/word' },
+  };
   assert.equal(shellVariables({}, access).https_proxy, 'http://me:p%40ss%2Fword@127.0.0.1:1080');
 });

@@ -36,7 +36,7 @@ for (const { what, command, asked } of WAYS) {
     }
     const proxy = await openNameProxy();
     t.after(() => proxy.close());
-    const { env } = childEnvironment({ laptop: process.env, pod: {}, proxyPort: proxy.port });
+    const { env } = childEnvironment({ laptop: process.env, pod: {}, proxy });
     const { stdout } = await run(program, args, { env });
     assert.ok(stdout.includes(ANSWER), `expected the proxy's answer, got ${JSON.stringify(stdout)}`);
     assert.deepEqual(proxy.asked, [asked]);
@@ -52,7 +52,7 @@ test('loopback does not go through the proxy', async (t) => {
   await once(server, 'listening');
   t.after(() => Promise.all([proxy.close(), new Promise((resolve) => server.close(resolve))]));
   const { port } = server.address() as net.AddressInfo;
-  const { env } = childEnvironment({ laptop: process.env, pod: {}, proxyPort: proxy.port });
+  const { env } = childEnvironment({ laptop: process.env, pod: {}, proxy });
   for (const host of ['127.0.0.1', 'localhost']) {
     for (const command of [
       ['curl', '-sS', `http://${host}:${port}/`],

@@ -1,0 +1,101 @@
+import { openCluster } from '../agent/deploy/kube.ts';
+import type { ClusterNetwork } from '../agent/deploy/ranges.ts';
+import { clusterNetwork } from '../agent/deploy/ranges.ts';
+import { LpkError } from '../agent/wire/errors.ts';
+import { Responder } from '../dns/responder.ts';
+import { openDoor } from '../proxy/door.ts';
+import type { Dial } from '../proxy/flow.ts';
+import { Route } from '../proxy/route.ts';
+import { dialThroughSocks } from '../proxy/socks5-client.ts';
+import { agentPodSpec } from './agent-spec.ts';
+import { ClusterNames } from './cluster-names.ts';
+import type { Output } from './output.ts';
+import { askingOf, type ProxyAccess, type Resolved, type RunningProxy, runningProxies } from './proxy-control.ts';
+import { ProxyLink } from './proxy-link.ts';
+import type { RunOptions } from './run-options.ts';
+import type { Undo } from './undo.ts';
+
+/** How a command's connections and questions get into the cluster. */
+export type Way = {
+  dial: Dial;
+  /** A DNS message's answer, and whether the cluster gave it; others are of the laptop's own resolvers. */
+  askDns(message: Buffer): Promise<Resolved>;
+  /** CIDRs of the cluster. */
+  ranges: string[];
+  /** Opens, unless there is one, a proxy for programs that use proxy variables. */
+  proxy(): Promise<Pick<ProxyAccess, 'host' | 'port' | 'credentials'>>;
+  /** What it is, for people. */
+  name: string;
+};
+
+/** By the proxy that runs, else by an agent of the command's own. LpkError `usage` when several run and none is named. */
+export async function findWay(options: RunOptions, undo: Undo, output: Output): Promise<Way> {
+  const running = await runningProxies({ namespace: options.namespace, context: options.context });
+  const [only, ...others] = running;
+  if (others.length > 0) {
+    const all = running.map(({ status: { namespace, context } }) => `${namespace} (${context})`).join(', ');
+    throw new LpkError('usage', `several proxies run: ${all}; name one with -n NAMESPACE or --context`);
+  }
+  return only ? await throughRunning(only) : await throughOwn(options, undo, output);
+}
+
+async function throughRunning(proxy: RunningProxy): Promise<Way> {
+  const { namespace, context } = proxy.status;
+  const access = await proxy.access();
+  return {
+    dial: dialThroughSocks(access),
+    askDns: (message) => proxy.resolve(message),
+    ranges: access.ranges,
+    proxy: () => Promise.resolve(access),
+    name: `the proxy into ${namespace} (${context})`,
+  };
+}
+
+async function throughOwn(options: RunOptions, undo: Undo, output: Output): Promise<Way> {
+  const cluster = await openCluster(options);
+  undo.add('close the connections to the cluster', async () => cluster.close());
+  const where = `${cluster.namespace} (${cluster.context})`;
+  const { spec, key, transports } = await agentPodSpec(options, cluster, output);
+  const route = new Route();
+  const link = new ProxyLink({ cluster, spec, key, transports, route });
+  link.on('trouble', (error) => output.warn(error.message, 'trouble', { code: error.code }));
+  link.on('linkDown', ({ reason, holdMs }) =>
+    output.warn(`link lost (${reason}); connections are kept for ${Math.round(holdMs / 1_000)} s`, 'link-down'),
+  );
+  link.on('linkUp', () => output.say('the link is back', 'link-up'));
+  const remedy = `lpk restore --all -n ${cluster.namespace}`;
+  undo.add(`remove the agent’s pod from ${cluster.namespace}`, () => link.close(), remedy);
+  const step = output.step(`starting an agent’s pod in ${where}`, 'start', { session: spec.session });
+  let network: ClusterNetwork;
+  const names = new ClusterNames({
+    session: () => link.session,
+    namespace: cluster.namespace,
+    ranges: () => network?.ranges ?? [],
+  });
+  try {
+    const [session, found] = await Promise.all([link.start(), clusterNetwork(cluster)]);
+    network = found;
+    await names.ready(session);
+    step.done(`an agent runs in ${where}`);
+  } catch (error) {
+    step.fail();
+    throw error;
+  }
+  return {
+    dial: route.dial,
+    askDns: answering(names),
+    ranges: network.ranges,
+    proxy: async () => {
+      const door = await openDoor({ port: 0, dial: route.dial });
+      undo.add('close the proxy', () => door.close());
+      return { host: '127.0.0.1', port: door.port };
+    },
+    name: `an agent in ${where}`,
+  };
+}
+
+/** The answers a DNS server of lpk's would give, without one. */
+export function answering(names: ClusterNames): Way['askDns'] {
+  const responder = new Responder(names.responderOptions({ mode: 'split', include: [], exclude: [] }));
+  return (message) => askingOf((reply) => responder.respond(message, 'tcp', reply));
+}
