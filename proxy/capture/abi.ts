@@ -12,10 +12,16 @@ export type Abi = {
 };
 
 const X64 = {
+  read: 0,
+  write: 1,
+  close: 3,
+  socket: 41,
   connect: 42,
   sendto: 44,
   sendmsg: 46,
   getpeername: 52,
+  unshare: 272,
+  dup3: 292,
   sendmmsg: 307,
   seccomp: 317,
   memfd_create: 319,
@@ -25,6 +31,12 @@ const X64 = {
 };
 
 const ARM64: typeof X64 = {
+  dup3: 24,
+  close: 57,
+  read: 63,
+  write: 64,
+  unshare: 97,
+  socket: 198,
   connect: 203,
   getpeername: 205,
   sendto: 206,
@@ -90,6 +102,8 @@ export const PIDFD_THREAD = 0o200;
 
 export const AF = { unspec: 0, unix: 1, inet: 2, inet6: 10 } as const;
 export const SOCK = { stream: 1, dgram: 2 } as const;
+export const SOL_IP = 0;
+export const IP_FREEBIND = 15;
 export const SOL_SOCKET = 1;
 export const SO = { type: 3, error: 4, rcvtimeo: 20, sndtimeo: 21, protocol: 38, cookie: 57 } as const;
 export const IPPROTO = { tcp: 6, udp: 17, mptcp: 262 } as const;
@@ -97,3 +111,4 @@ export const F = { getfl: 3, setfl: 4 } as const;
 export const O_NONBLOCK = 0o4000;
 export const O_CLOEXEC = 0o2000000;
 export const POLLIN = 1;
+export const MFD = { cloexec: 1, exec: 0x10 } as const;

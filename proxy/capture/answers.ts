@@ -139,11 +139,11 @@ export class Answers {
   }
 
   /** Puts a socket of the namespace, where every address is a nameserver of ours, in place of the program's own. */
-  #moveToNamespace(caught: Caught, fd: number, { family }: Address): boolean {
+  #moveToNamespace(caught: Caught, fd: number, nameserver: Address): boolean {
     const { kernel, listener, namespace } = this.#means;
     if (!namespace || kernel.option(fd, SOL_SOCKET, SO.type) !== SOCK.dgram) return false;
     if (namespace.has(kernel.cookie(fd))) return false;
-    const socket = namespace.socket(family);
+    const socket = namespace.socketFor(nameserver);
     if (socket < 0) return false;
     try {
       if (kernel.isNonBlocking(fd)) kernel.nonBlocking(socket);

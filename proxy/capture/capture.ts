@@ -11,6 +11,7 @@ import { LearnedAddresses } from './learned.ts';
 import type { Caught, LauncherNews, LauncherOrder, SupervisorData } from './messages.ts';
 import { Names, type NamesOptions } from './names.ts';
 import { Nameservers } from './nameservers.ts';
+import { Namespace } from './namespace.ts';
 import { TcpEnds } from './tcp.ts';
 import { UdpEnds, type UdpLimits } from './udp.ts';
 
@@ -44,6 +45,8 @@ export type Capture = {
   /** Starts a program on lpk's own terminal, as child_process.spawn does with `stdio: 'inherit'`; it and all it starts is caught. */
   spawn(command: string, args: string[], options: SpawnOptions): CapturedChild;
   readonly stats: Stats & { connections: number; questions: number };
+  /** Why DNS questions on unconnected sockets are not caught; undefined: they are. */
+  readonly missing: string | undefined;
   /** Takes everything down. Programs that still run hear ENOSYS from the calls that are trapped. */
   close(): Promise<void>;
 };
@@ -73,12 +76,19 @@ export async function startCapture(options: CaptureOptions): Promise<Capture> {
   const tcp = new TcpEnds();
   const udp = new UdpEnds(dial, names, limits);
   const launcher = worker('launcher');
+  let missing: string | undefined;
+  const namespacing = Namespace.open(kernel, names).catch((error: LpkError) => {
+    missing = error.message;
+    return undefined;
+  });
   const [listener] = await Promise.all([listenerOf(launcher), tcp.open(), udp.open()]).catch(async (error) => {
+    (await namespacing)?.close();
     tcp.close();
     udp.close();
     await launcher.terminate();
     throw error;
   });
+  const namespace = await namespacing;
   const stop = kernel.eventfd();
   const data: SupervisorData = { listener, stop, ports: [...tcp.ports, ...udp.ports] };
   const supervisor = worker('supervisor', data);
@@ -91,7 +101,7 @@ export async function startCapture(options: CaptureOptions): Promise<Capture> {
     names,
     tcp,
     udp,
-    namespace: undefined,
+    namespace,
   });
   supervisor.on('message', (caught: Caught) => answers.handle(caught));
   // Whoever waits for an answer must not do so for ever.
@@ -108,6 +118,7 @@ export async function startCapture(options: CaptureOptions): Promise<Capture> {
 
   return {
     spawn: (command, args, spawnOptions) => children.spawn(command, args, spawnOptions),
+    missing,
     get stats() {
       return { ...answers.stats, connections: tcp.size, questions: names.answered };
     },
@@ -116,6 +127,7 @@ export async function startCapture(options: CaptureOptions): Promise<Capture> {
       stopSupervisor();
       await ended;
       await launcher.terminate();
+      namespace?.close();
       tcp.close();
       udp.close();
     },

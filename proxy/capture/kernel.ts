@@ -7,6 +7,8 @@ import {
   AF,
   ERRNO,
   F,
+  IP_FREEBIND,
+  MFD,
   NOTIF,
   O_CLOEXEC,
   O_NONBLOCK,
@@ -15,6 +17,8 @@ import {
   PR_SET_NO_NEW_PRIVS,
   SECCOMP,
   SO,
+  SOCK,
+  SOL_IP,
   SOL_SOCKET,
 } from './abi.ts';
 
@@ -56,6 +60,8 @@ export function loadKernel() {
   const libcGetpeername = int('int getpeername(int, void*, void*)');
   const libcGetsockopt = int('int getsockopt(int, int, int, void*, void*)');
   const libcSetsockopt = int('int setsockopt(int, int, int, void*, unsigned int)');
+  const libcSocketpair = int('int socketpair(int, int, int, void*)');
+  const libcBind = int('int bind(int, void*, unsigned int)');
   const fcntl = int('int fcntl(int, int, int)');
   const close = int('int close(int)');
   const poll = int('int poll(void*, unsigned long, int)');
@@ -214,10 +220,33 @@ export function loadKernel() {
     copyFdOf: (pidfd: number, theirFd: number) => syscall(calls.pidfd_getfd, pidfd, theirFd, 0, 0, 0),
     openProcess: (pid: number) => syscall(calls.pidfd_open, pid, 0, 0, 0, 0),
 
+    /** A file in memory that may be executed. Throws the errno's name when there is none to be had. */
     memfd(name: string): number {
       const text = memory(name.length + 1);
       text.write(name, 'latin1');
-      return syscall(calls.memfd_create, koffi.address(text), 1 /* MFD_CLOEXEC */, 0, 0, 0);
+      let fd = syscall(calls.memfd_create, koffi.address(text), MFD.cloexec | MFD.exec, 0, 0, 0);
+      if (fd === -ERRNO.EINVAL) fd = syscall(calls.memfd_create, koffi.address(text), MFD.cloexec, 0, 0, 0); // before 6.3
+      if (fd < 0) throw new Error(`memfd_create: errno ${-fd}`);
+      return fd;
+    },
+
+    /** Two ends of a unix socket, closed on exec; the first gives up reading after `patienceMs`. Throws. */
+    socketPair(patienceMs: number): [number, number] {
+      const failed = libcSocketpair(AF.unix, SOCK.stream | O_CLOEXEC, 0, word);
+      if (failed < 0) throw new Error(`socketpair: errno ${-failed}`);
+      const pair: [number, number] = [word.readInt32LE(0), word.readInt32LE(4)];
+      sockaddr.fill(0, 0, 16);
+      sockaddr.writeBigInt64LE(BigInt(patienceMs * 1000), 8); // struct timeval
+      libcSetsockopt(pair[0], SOL_SOCKET, SO.rcvtimeo, sockaddr, 16);
+      return pair;
+    },
+
+    bind: (fd: number, address: Buffer) => libcBind(fd, address, address.length),
+
+    /** Then it may be bound to an address that the machine does not have. */
+    allowAnyAddress(fd: number): void {
+      word.writeInt32LE(1);
+      libcSetsockopt(fd, SOL_IP, IP_FREEBIND, word, 4); // IPv6 sockets have it too
     },
 
     /** `address` as {@link memory} or any other Buffer. Never waits, whatever the socket's own flags are. */

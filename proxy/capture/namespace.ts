@@ -1,23 +1,20 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import dgram from 'node:dgram';
 import { once } from 'node:events';
-import net from 'node:net';
+import { readSync, writeSync } from 'node:fs';
 import { LpkError } from '../../agent/wire/errors.ts';
-import { SO, SOL_SOCKET } from './abi.ts';
 import type { Kernel } from './kernel.ts';
 import type { Names } from './names.ts';
 import { namespaceProgram, PLACES } from './namespace-program.ts';
-import { writeAddress } from './sockaddr.ts';
+import { type Address, writeAddress } from './sockaddr.ts';
 
 /** Sockets known as being of the namespace; one that is forgotten is replaced once more, which costs a question in flight. */
 const MAX_KNOWN = 4_096;
 const MAX_NAMESERVERS = 64;
 /** What the helper has for a socket; it takes some 20 µs. */
 const ANSWER_MS = 500;
-/** SOL_IP and IP_FREEBIND, ip(7); IPv6 sockets take them too. */
-const FREEBIND = [0, 15] as const;
 /** RFC 5737. */
-const SOME_ADDRESS = writeAddress({ family: 4, host: '192.0.2.1', port: 53 });
+const SOME_ADDRESS: Address = { family: 4, host: '192.0.2.1', port: 53 };
 
 /**
  * A network namespace of lpk's own in which every address is a nameserver of ours. A program's UDP socket that asks DNS without a connect
@@ -26,7 +23,6 @@ const SOME_ADDRESS = writeAddress({ family: 4, host: '192.0.2.1', port: 53 });
 export class Namespace {
   #kernel: Kernel;
   #names: Names;
-  #helper: ChildProcess;
   #pidfd: number;
   #channel: number;
   #known = new Set<bigint>();
@@ -36,43 +32,113 @@ export class Namespace {
   private constructor(kernel: Kernel, names: Names, helper: ChildProcess, channel: number) {
     this.#kernel = kernel;
     this.#names = names;
-    this.#helper = helper;
     this.#channel = channel;
     this.#pidfd = kernel.openProcess(helper.pid as number);
   }
 
   /** Rejects with `laptop-setup` where this user may make no namespace. */
   static async open(kernel: Kernel, names: Names): Promise<Namespace> {
-    const program = kernel.program('lpk-namespace', namespaceProgram(process.arch, kernel.abi));
+    const program = kernel.memfd('lpk-namespace');
     const [ours, theirs] = kernel.socketPair(ANSWER_MS);
-    // In a session of its own: Ctrl-C is not for it. It ends with its channel, and so with lpk.
-    const helper = spawn(`/proc/self/fd/${program}`, [], {
-      argv0: 'lpk-namespace',
-      stdio: [theirs, theirs, 'ignore'],
-      detached: true,
-      env: {},
-      cwd: '/',
-    });
-    const failed = once(helper, 'exit').then(([code]) => `errno ${code}`, (error: Error) => error.message);
     try {
-      const spawned = await Promise.race([once(helper, 'spawn').then(() => undefined, () => undefined), failed]);
-      const why = spawned ?? (await Promise.race([kernel.readable(ours), failed]));
-      if (why === undefined) {
-        const namespace = new Namespace(kernel, names, helper, ours);
-        if (namespace.#works()) return namespace;
-        namespace.close();
-        throw refused('it has no rights in its own');
-      }
-      throw refused(why);
-    } catch (error) {
-      kernel.close(ours);
-      throw error;
-    } finally {
+      writeSync(program, namespaceProgram(process.arch, kernel.abi));
+      // In a session of its own: Ctrl-C is not for it. It ends with its channel, and so with lpk.
+      const helper = spawn(`/proc/self/fd/${program}`, [], {
+        argv0: 'lpk-namespace',
+        stdio: [theirs, theirs, 'ignore'],
+        detached: true,
+        env: {},
+        cwd: '/',
+      });
+      await once(helper, 'spawn');
+      helper.on('error', () => {}); // of a kill that came late
+      const namespace = new Namespace(kernel, names, helper, ours);
       kernel.close(theirs);
+      if (hear(ours) && namespace.#works()) return namespace;
+      namespace.close();
+      throw new Error('the kernel or the sandbox gives no rights in them');
+    } catch (cause) {
+      kernel.close(theirs);
+      kernel.close(ours);
+      const why = cause instanceof Error ? cause.message : String(cause);
+      throw new LpkError('laptop-setup', `user and network namespaces are refused here: ${why}`, { cause });
+    } finally {
       kernel.close(program);
     }
   }
+
+  /** A new UDP socket, to be closed; negative: there is none to be had. A question to `nameserver` is answered from then on. */
+  socketFor(nameserver: Address): number {
+    if (!this.#serve(nameserver)) return -1;
+    return this.#take(nameserver.family);
+  }
+
+  /** Whether a socket, by its SO_COOKIE, is one of the namespace's. */
+  has(cookie: bigint | undefined): boolean {
+    return cookie !== undefined && this.#known.has(cookie);
+  }
+
+  add(cookie: bigint | undefined): void {
+    if (cookie === undefined) return;
+    this.#known.add(cookie);
+    const [oldest] = this.#known;
+    if (oldest !== undefined && this.#known.size > MAX_KNOWN) this.#known.delete(oldest);
+  }
+
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    for (const server of this.#servers.values()) server.close();
+    this.#kernel.close(this.#channel);
+    this.#kernel.close(this.#pidfd);
+  }
+
+  /** Whether its addresses can be reached: a helper may have been given a namespace but no rights in it (AppArmor). */
+  #works(): boolean {
+    const socket = this.#take(4);
+    if (socket < 0) return false;
+    const connected = this.#kernel.connectAtOnce(socket, writeAddress(SOME_ADDRESS)) === 0;
+    this.#kernel.close(socket);
+    return connected;
+  }
+
+  #take(family: 4 | 6): number {
+    const socket = this.#kernel.copyFdOf(this.#pidfd, PLACES[family]);
+    if (socket < 0) return socket;
+    try {
+      writeSync(this.#channel, '.');
+      if (hear(this.#channel)) return socket;
+    } catch {
+      // it has ended
+    }
+    this.#kernel.close(socket);
+    return -1;
+  }
+
+  #serve({ family, host, port }: Address): boolean {
+    const key = `${family} ${host}`;
+    if (this.#servers.has(key)) return true;
+    if (this.#servers.size >= MAX_NAMESERVERS) return false;
+    const fd = this.#take(family);
+    if (fd < 0) return false;
+    this.#kernel.allowAnyAddress(fd);
+    if (this.#kernel.bind(fd, writeAddress({ family, host, port })) < 0) {
+      this.#kernel.close(fd);
+      return false;
+    }
+    const server = dgram.createSocket({ type: family === 4 ? 'udp4' : 'udp6', lookup: literal });
+    this.#names.serveUdp(server);
+    server.bind({ fd });
+    this.#servers.set(key, server);
+    return true;
+  }
 }
-function refused(why: string): LpkError {
-  return new LpkError('laptop-setup', `user and network namespaces are refused here (${why})`);
+
+/** The helper's byte; false when it has ended. */
+function hear(channel: number): boolean {
+  return readSync(channel, Buffer.alloc(1)) === 1;
+}
+
+function literal(host: string, _: unknown, done: (error: null, address: string, family: number) => void): void {
+  done(null, host, 0);
 }
