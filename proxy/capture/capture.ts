@@ -75,7 +75,7 @@ export async function startCapture(options: CaptureOptions): Promise<Capture> {
   const names = new Names(options, learned);
   const tcp = new TcpEnds();
   const udp = new UdpEnds(dial, names, limits);
-  const launcher = worker('launcher');
+  const [launcher, supervisor] = [worker('launcher'), worker('supervisor')];
   let missing: string | undefined;
   const namespacing = Namespace.open(kernel, names).catch((error: LpkError) => {
     missing = error.message;
@@ -85,13 +85,13 @@ export async function startCapture(options: CaptureOptions): Promise<Capture> {
     (await namespacing)?.close();
     tcp.close();
     udp.close();
-    await launcher.terminate();
+    await Promise.all([launcher.terminate(), supervisor.terminate()]);
     throw error;
   });
   const namespace = await namespacing;
   const stop = kernel.eventfd();
   const data: SupervisorData = { listener, stop, ports: [...tcp.ports, ...udp.ports] };
-  const supervisor = worker('supervisor', data);
+  supervisor.postMessage(data);
   const answers = new Answers({
     kernel,
     listener,
@@ -191,9 +191,8 @@ class Child extends EventEmitter<{
 }
 
 /** Its file is this one's neighbour: TypeScript in the checkout, JavaScript in the package. */
-function worker(name: string, workerData?: unknown): Worker {
-  const options = { workerData, execArgv: [], stdin: false };
-  return new Worker(new URL(`./${name}${extname(import.meta.filename)}`, import.meta.url), options);
+function worker(name: string): Worker {
+  return new Worker(new URL(`./${name}${extname(import.meta.filename)}`, import.meta.url), { execArgv: [] });
 }
 
 async function listenerOf(launcher: Worker): Promise<number> {

@@ -161,7 +161,7 @@ export function loadKernel() {
         id: notification.readBigUInt64LE(0),
         pid: notification.readUInt32LE(8),
         call: notification.readInt32LE(16),
-        args: [32, 40, 48, 56, 64].map((at) => notification.readBigUInt64LE(at)),
+        args: [32, 40, 48, 56, 64, 72].map((at) => notification.readBigUInt64LE(at)),
       };
     },
 

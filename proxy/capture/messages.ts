@@ -13,7 +13,7 @@ export type LauncherNews =
   | { error: { key: number; message: string; code: string | undefined } }
   | { exited: { key: number; code: number | null; signal: NodeJS.Signals | null } };
 
-/** The supervisor's workerData. */
+/** To the supervisor, which then hears nothing more. */
 export type SupervisorData = {
   listener: number;
   /** An eventfd(2); what is written to it ends the supervisor. */

@@ -1,4 +1,4 @@
-import { parentPort, workerData } from 'node:worker_threads';
+import { parentPort } from 'node:worker_threads';
 import { AF, ERRNO } from './abi.ts';
 import { type Kernel, loadKernel, type Notification, SOCKADDR_BYTES } from './kernel.ts';
 import type { Caught, SupervisorData } from './messages.ts';
@@ -14,7 +14,8 @@ import { isNameService, isUntouched, portOf } from './sockaddr.ts';
 const MESSAGE_NAME_BYTES = 16;
 const DNS_PORT = 53;
 
-const { listener, stop, ports } = workerData as SupervisorData;
+/** Set once, by the first and only message. */
+let { listener, stop, ports }: SupervisorData = { listener: -1, stop: -1, ports: [] };
 const kernel: Kernel = loadKernel();
 const { calls } = kernel.abi;
 const sockaddr = kernel.memory(SOCKADDR_BYTES);
@@ -98,4 +99,7 @@ function unsigned32(argument: bigint | undefined): number {
   return Number((argument ?? 0n) & 0xffffffffn);
 }
 
-run();
+parentPort?.once('message', (data: SupervisorData) => {
+  ({ listener, stop, ports } = data);
+  run();
+});
