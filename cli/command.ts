@@ -1,6 +1,7 @@
 import { LpkError } from '../agent/wire/errors.ts';
 import type { CaptureChoice } from './capture-choice.ts';
 import { childEnvironment } from './environment.ts';
+import type { EnvironmentChoice } from './environment-options.ts';
 import { launch, type Running } from './launch.ts';
 import type { Leave } from './leave.ts';
 import type { Output } from './output.ts';
@@ -14,8 +15,9 @@ export type CommandOptions = {
   /** CIDRs to catch besides the way's, and those not to. */
   routes: string[];
   noRoutes: string[];
-  /** The pod's variables. */
+  /** The pod's variables, and what is made of them. */
   pod: Record<string, string>;
+  environment?: EnvironmentChoice;
   leave: Leave;
   undo: Undo;
   output: Output;
@@ -53,7 +55,16 @@ export async function runCommand(
 
 type Start = (command: string, args: string[]) => Promise<Running>;
 
-async function prepare({ way, capture, routes, noRoutes, pod, undo, output }: CommandOptions): Promise<Start> {
+async function prepare({
+  way,
+  capture,
+  routes,
+  noRoutes,
+  pod,
+  environment,
+  undo,
+  output,
+}: CommandOptions): Promise<Start> {
   // Only now: it loads a library, and `lpk connect` without a command needs none of it.
   const { captureSupport, startCapture } = await import('../proxy/capture/capture.ts');
   const support = capture === 'auto' || capture === 'seccomp' ? captureSupport() : undefined;
@@ -77,11 +88,11 @@ async function prepare({ way, capture, routes, noRoutes, pod, undo, output }: Co
       noRanges: noRoutes,
     });
     undo.add('stop the capture', () => caught.close());
-    const { env } = childEnvironment({ laptop, pod });
+    const { env } = childEnvironment({ laptop, pod, choice: environment });
     output.say(`captured: its connections and names go by ${way.name}`, 'capture', { capture: 'seccomp' });
     return (command, args) => launch({ command, args, env, spawn: caught.spawn });
   }
   const proxy = capture === 'none' ? undefined : await way.proxy();
-  const { env } = childEnvironment({ laptop, pod, ...(proxy ? { proxy } : {}) });
+  const { env } = childEnvironment({ laptop, pod, proxy, choice: environment });
   return (command, args) => launch({ command, args, env });
 }

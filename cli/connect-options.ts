@@ -1,5 +1,6 @@
 import { LpkError } from '../agent/wire/errors.ts';
 import { CAPTURES, type CaptureChoice } from './capture-choice.ts';
+import { type EnvironmentChoice, environmentOptions, readEnvironmentChoice } from './environment-options.ts';
 import { readRanges } from './ranges-options.ts';
 import {
   type ClusterOptions,
@@ -32,6 +33,7 @@ export type ConnectOptions = ClusterOptions & {
   /** How long the agent keeps the session of a laptop that went away, ms. */
   holdMs: number;
   capture: CaptureChoice;
+  environment: EnvironmentChoice;
   /** CIDRs to catch besides those found, and those not to. */
   routes: string[];
   noRoutes: string[];
@@ -54,7 +56,7 @@ export const connectVerb: Verb = {
   ],
   options: (words) =>
     clusterOptions(
-      words
+      environmentOptions(words)
         .positional('target', {
           type: 'string',
           describe: 'SERVICE, deployment/NAME, statefulset/NAME, daemonset/NAME or pod/NAME',
@@ -127,6 +129,7 @@ export function readConnectOptions(words: Words, command: string[] | undefined):
     proxyPort: readNumber(words, 'proxy-port', { least: 0, most: 65_535, otherwise: 0 }),
     wait: words['no-wait'] !== true,
     capture: readChoice(words, 'capture', CAPTURES, 'auto'),
+    environment: readEnvironmentChoice(words),
     routes: readRanges(words, 'route'),
     noRoutes: readRanges(words, 'no-route'),
     holdMs: readNumber(words, 'hold', { least: 1, most: MAX_HOLD_SECONDS, otherwise: DEFAULT_HOLD_SECONDS }) * 1000,

@@ -3,6 +3,7 @@ import v8 from 'node:v8';
 import { agentPorts, newSessionId } from '../agent/deploy/agent-container.ts';
 import { forgetHistory, restore, swapIn } from '../agent/deploy/apply.ts';
 import { agentBundle } from '../agent/deploy/bundle.ts';
+import { containerEnvironment } from '../agent/deploy/container-environment.ts';
 import { findTarget, parseTarget, type Target } from '../agent/deploy/find.ts';
 import { type Cluster, openCluster } from '../agent/deploy/kube.ts';
 import { preflight } from '../agent/deploy/preflight.ts';
@@ -59,6 +60,8 @@ export async function connect(options: ConnectOptions, output: Output): Promise<
       const door = await openDoor({ port: options.proxyPort, dial: route.dial });
       undo.add('close the proxy', () => door.close());
 
+      // The image's own variables go with its container, and with it the only way to read them.
+      const image = options.command ? await containerEnvironment(cluster, target) : undefined;
       const attachment = await swap({ options, cluster, target, ports, route, undo, output, remedy });
       report(attachment, output);
       const rollout = output.step(`rolling out the agent in ${name}`, 'rollout');
@@ -79,11 +82,15 @@ export async function connect(options: ConnectOptions, output: Output): Promise<
 
       const pod = await session.request<Record<string, string>>('environment');
       announce({ target, ports, door, attachment, output, withCommand: options.command !== undefined });
-      const { command, capture, routes, noRoutes } = options;
+      const { command, capture, environment, routes, noRoutes } = options;
       if (command) {
         const way = await podsWay({ cluster, target, attachment, session, route, door });
         const { over } = attachment;
-        return await runCommand(command, { way, capture, routes, noRoutes, pod, leave, undo, output, over });
+        const all = { ...image, ...pod };
+        return await runCommand(command, {
+          ...{ way, capture, routes, noRoutes, pod: all, environment },
+          ...{ leave, undo, output, over },
+        });
       }
       return await Promise.race([attachment.over, leave.asked().then(() => 0)]);
     },

@@ -1,4 +1,5 @@
 import { isIP, isIPv6 } from 'node:net';
+import { type EnvironmentChoice, matchesAny } from './environment-options.ts';
 
 /**
  * Variables that describe the machine a process runs on, not its job: the laptop's stay, whatever the pod says.
@@ -33,21 +34,24 @@ export function childEnvironment({
   laptop,
   pod,
   proxy,
+  choice = { include: [], exclude: [], set: {} },
 }: {
   laptop: NodeJS.ProcessEnv;
   pod: Record<string, string>;
   /** Undefined: no proxy variables. */
-  proxy?: { port: number; host?: string; credentials?: { user: string; password: string } };
+  proxy?: { port: number; host?: string; credentials?: { user: string; password: string } } | undefined;
+  choice?: EnvironmentChoice | undefined;
 }): { env: Record<string, string>; leftOut: string[] } {
   const env: Record<string, string> = {};
   for (const [name, value] of Object.entries(laptop)) if (value !== undefined) env[name] = value;
   const variables = proxy ? proxyEnvironment(laptop, proxy.port, proxy) : {};
   const leftOut: string[] = [];
   for (const [name, value] of Object.entries(pod)) {
-    if (isLaptopsOwn(name) || name in variables) leftOut.push(name);
+    const own = isLaptopsOwn(name) && !matchesAny(choice.include, name);
+    if (own || name in variables || matchesAny(choice.exclude, name)) leftOut.push(name);
     else env[name] = value;
   }
-  return { env: { ...env, ...variables }, leftOut: leftOut.toSorted() };
+  return { env: { ...env, ...variables, ...choice.set }, leftOut: leftOut.toSorted() };
 }
 
 function isLaptopsOwn(name: string): boolean {

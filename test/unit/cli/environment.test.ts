@@ -82,3 +82,15 @@ test('JAVA_TOOL_OPTIONS: the laptop’s first, so that ours win', () => {
       '-Dhttp.nonProxyHosts=localhost|127.*|[::1]|*.intra.example -DsocksNonProxyHosts=localhost|127.*|[::1]|*.intra.example',
   );
 });
+
+test('globs bring a machine’s variables in and leave others out; what is set comes last', () => {
+  const pod = { PATH: '/app/bin', HOME: '/app', APP_KEY: 'a', APP_DEBUG: '1', HTTP_PROXY: 'http://pods:1' };
+  const choice = { include: ['PAT?'], exclude: ['APP_D*'], set: { APP_KEY: 'mine', HTTP_PROXY: 'http://mine:2' } };
+  const { env, leftOut } = childEnvironment({ laptop: { HOME: '/home/me' }, pod, proxy: { port: 1080 }, choice });
+  assert.equal(env.PATH, '/app/bin');
+  assert.equal(env.HOME, '/home/me');
+  assert.equal(env.APP_KEY, 'mine');
+  assert.equal(env.HTTP_PROXY, 'http://mine:2');
+  assert.equal(env.APP_DEBUG, undefined);
+  assert.deepEqual(leftOut, ['APP_DEBUG', 'HOME', 'HTTP_PROXY']);
+});

@@ -1,0 +1,93 @@
+import { randomBytes } from 'node:crypto';
+import http from 'node:http';
+import https from 'node:https';
+import { LpkError } from '../wire/errors.ts';
+import { FrameReader, OPCODE, websocketHeader } from '../wire/websocket.ts';
+import type { Cluster, Json } from './kube.ts';
+import { networkError, oneLine, parseBody, upgradeError } from './status.ts';
+
+/**
+ * Kubernetes' remote command over a websocket (apimachinery/pkg/util/remotecommand): the first byte of each message is its
+ * channel; channel 3 ends with a `metav1.Status`.
+ */
+const SUBPROTOCOL = 'v4.channel.k8s.io';
+const STDOUT = 1;
+const STDERR = 2;
+const STATUS = 3;
+const MAX_MESSAGE_BYTES = 256 * 1024;
+const MAX_ERROR_BYTES = 4_096;
+
+/**
+ * Runs a command in a pod's container and gives its stdout. LpkError: `forbidden`, `not-found`, … as the API server said;
+ * `timed-out`; `limit-exceeded`; `internal` with what the command or the kubelet said when it failed.
+ */
+export async function execInPod(
+  cluster: Cluster,
+  where: { namespace: string; pod: string; container: string },
+  command: string[],
+  { timeoutMs = 5_000, maxBytes = 1024 * 1024 } = {},
+): Promise<Buffer> {
+  const query = new URLSearchParams({ container: where.container, stdout: 'true', stderr: 'true' });
+  for (const word of command) query.append('command', word);
+  const base = cluster.server.replace(/\/$/, '');
+  const url = new URL(`${base}/api/v1/namespaces/${where.namespace}/pods/${where.pod}/exec?${query}`);
+  const { headers, ...tls } = await cluster.tlsOptions();
+  const { promise, resolve, reject } = Promise.withResolvers<Buffer>();
+  const request = (url.protocol === 'https:' ? https : http).request(url, {
+    ...tls,
+    headers: {
+      ...headers,
+      connection: 'Upgrade',
+      upgrade: 'websocket',
+      'sec-websocket-version': '13',
+      'sec-websocket-key': randomBytes(16).toString('base64'),
+      'sec-websocket-protocol': SUBPROTOCOL,
+    },
+  });
+  const late = setTimeout(() => reject(new LpkError('timed-out', `${command[0]} took too long`)), timeoutMs);
+  request.on('error', (error) => reject(networkError(error, cluster.server)));
+  request.on('response', (response) => {
+    let text = '';
+    response.setEncoding('utf8');
+    response.on('data', (chunk: string) => {
+      if (text.length < MAX_ERROR_BYTES) text += chunk;
+    });
+    response.on('close', () => reject(upgradeError(response.statusCode ?? 0, text, cluster)));
+  });
+  request.on('upgrade', (_response, socket, head) => {
+    const stdout: Buffer[] = [];
+    let bytes = 0;
+    let stderr = '';
+    const take = (channel: number, data: Buffer) => {
+      if (channel === STDOUT) {
+        bytes += data.length;
+        if (bytes > maxBytes) reject(new LpkError('limit-exceeded', `${command[0]} said more than ${maxBytes} bytes`));
+        else stdout.push(data);
+      } else if (channel === STDERR) {
+        stderr = (stderr + data).slice(0, MAX_ERROR_BYTES);
+      } else if (channel === STATUS) {
+        const status = parseBody(String(data)) as Json; // without a kind here
+        if (status?.status === 'Success') resolve(Buffer.concat(stdout));
+        else reject(new LpkError('internal', `${command[0]}: ${oneLine(stderr || status?.message || 'failed')}`));
+      }
+    };
+    const reader = new FrameReader(false, {
+      message: (first, rest) => take(first[0] as number, Buffer.concat([first.subarray(1), ...rest])),
+      ping: (payload) =>
+        void socket.write(Buffer.concat([websocketHeader(OPCODE.pong, payload.length, true), payload])),
+      close: () => socket.end(),
+      broken: (_code, reason) => reject(new LpkError('protocol', `the command's output is not understood: ${reason}`)),
+    });
+    reader.maxMessageBytes = MAX_MESSAGE_BYTES;
+    socket.on('data', (chunk: Buffer) => reader.read(chunk));
+    socket.on('error', (error) => reject(networkError(error, cluster.server)));
+    socket.on('close', () => reject(new LpkError('link-lost', `the connection to ${command[0]} broke off`)));
+    promise.catch(() => {}).finally(() => socket.destroy());
+    if (head.length > 0) reader.read(head);
+  });
+  request.end();
+  return promise.finally(() => {
+    clearTimeout(late);
+    request.destroy();
+  });
+}
