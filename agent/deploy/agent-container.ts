@@ -53,6 +53,9 @@ export const SAVED_VARIABLES = [
   'UV_THREADPOOL_SIZE',
 ] as const;
 
+/** What the start script puts before the names of variables that it sets aside. */
+export const SAVED_PREFIX = 'LPK_SAVED_';
+
 /** The agent is made for a few open streams' worth of memory; what it holds are Buffers, outside V8's heap. */
 const NODE_FLAGS = ['--max-semi-space-size=1'];
 
@@ -61,9 +64,9 @@ const NODE_FLAGS = ['--max-semi-space-size=1'];
  * `$(` and no `$$`.
  */
 export const START_SCRIPT = `for v in ${SAVED_VARIABLES.join(' ')}; do
-  eval "if [ \\"\\\${$v+set}\\" ]; then export LPK_SAVED_$v=\\"\\\${$v}\\"; unset $v; fi"
+  eval "if [ \\"\\\${$v+set}\\" ]; then export ${SAVED_PREFIX}$v=\\"\\\${$v}\\"; unset $v; fi"
 done
-if [ "\${PATH+set}" ]; then export LPK_SAVED_PATH="$PATH"; fi
+if [ "\${PATH+set}" ]; then export ${SAVED_PREFIX}PATH="$PATH"; fi
 export PATH="/usr/local/bin:/usr/bin:/bin\${PATH:+:$PATH}"
 exec node ${NODE_FLAGS.join(' ')} ${AGENT_MOUNT}/agent.mjs`;
 

@@ -1,4 +1,5 @@
 import { LpkError } from '../wire/errors.ts';
+import { SAVED_PREFIX, sessionOfPod } from './agent-container.ts';
 import { execInPod } from './exec.ts';
 import type { Cluster, Json } from './kube.ts';
 
@@ -25,12 +26,20 @@ export async function containerEnvironment(
     );
     if (!pod) return undefined;
     const where = { namespace: of.namespace, pod: pod.metadata.name, container: of.container };
-    return parseEnviron(await execInPod(cluster, where, ['cat', '/proc/1/environ']));
+    const variables = parseEnviron(await execInPod(cluster, where, ['cat', '/proc/1/environ']));
+    return sessionOfPod(pod.spec) ? unsaved(variables) : variables;
   } catch (error) {
     if (error instanceof LpkError && (error.code === 'cluster-unreachable' || error.code === 'unauthorized'))
       throw error;
     return undefined;
   }
+}
+
+/** Of an agent in the container's place: what its start script set aside gets its name back. */
+function unsaved(variables: Record<string, string>): Record<string, string> {
+  const saved = Object.entries(variables).filter(([name]) => name.startsWith(SAVED_PREFIX));
+  const rest = Object.entries(variables).filter(([name]) => !name.startsWith(SAVED_PREFIX));
+  return Object.fromEntries([...rest, ...saved.map(([name, value]) => [name.slice(SAVED_PREFIX.length), value])]);
 }
 
 function runs(status: Json, container: string): boolean {
