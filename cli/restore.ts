@@ -2,7 +2,6 @@ import {
   type FoundSession,
   findSessions,
   forgetHistory,
-  type RestoreOutcome,
   removeOrphan,
   restore as restoreWorkload,
 } from '../agent/deploy/apply.ts';
@@ -10,6 +9,7 @@ import { findWorkload, parseTarget } from '../agent/deploy/find.ts';
 import { type Cluster, openCluster } from '../agent/deploy/kube.ts';
 import { waitRollout } from '../agent/deploy/rollout.ts';
 import { type WorkloadRef, workloadName } from '../agent/deploy/workload.ts';
+import type { RestoreOutcome } from '../agent/restore/put-back.ts';
 import { LpkError } from '../agent/wire/errors.ts';
 import type { Output } from './output.ts';
 import { runningProxies } from './proxy-control.ts';

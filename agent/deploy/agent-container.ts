@@ -1,12 +1,13 @@
 import { randomInt } from 'node:crypto';
+import { AGENT_VOLUME, objectName, sessionOfPod } from '../restore/record.ts';
 import type { Json } from './kube.ts';
+
+export { AGENT_VOLUME, objectName, sessionOfPod };
 
 /** The agent's container: names, paths, ports, how it starts and what it is given. `agent/pod` is what runs in it. */
 
 export const AGENT_IMAGE = 'node:24-alpine';
 
-/** Name of the pod's volume with the agent's files; a container that mounts it is an agent. */
-export const AGENT_VOLUME = 'lpk-agent';
 export const AGENT_MOUNT = '/.lpk';
 
 export const MANAGED_BY = { 'app.kubernetes.io/managed-by': 'lpk' } as const;
@@ -17,11 +18,6 @@ const ID_LETTERS = 'abcdefghijklmnopqrstuvwxyz0123456789';
 /** A new session's id: 10 characters of [a-z0-9], about 51 bits. */
 export function newSessionId(): string {
   return Array.from({ length: 10 }, () => ID_LETTERS[randomInt(ID_LETTERS.length)]).join('');
-}
-
-/** Name of a session's ConfigMap and Secret. */
-export function objectName(sessionId: string): string {
-  return `lpk-${sessionId}`;
 }
 
 /**
@@ -133,13 +129,6 @@ export function agentVolume(sessionId: string): Json {
       defaultMode: 0o444,
     },
   };
-}
-
-/** The session whose agent a pod runs, if it runs one; by its volume, as labels are the workload's own business. */
-export function sessionOfPod(podSpec: Json): string | undefined {
-  const volume = ((podSpec.volumes ?? []) as Json[]).find((each) => each.name === AGENT_VOLUME);
-  const secret = ((volume?.projected?.sources ?? []) as Json[]).find((each) => each.secret)?.secret.name;
-  return typeof secret === 'string' && secret.startsWith('lpk-') ? secret.slice('lpk-'.length) : undefined;
 }
 
 /**

@@ -1,4 +1,6 @@
-import { setTimeout as sleep } from 'node:timers/promises';
+import { retryOnConflict, unlessGone } from '../restore/api.ts';
+import { type PodsOf, patch, putBack, type RestoreOutcome, unblock } from '../restore/put-back.ts';
+import { type Holder, heldError, type SessionRecord, sessionOf } from '../restore/record.ts';
 import { LpkError } from '../wire/errors.ts';
 import {
   AGENT_IMAGE,
@@ -11,9 +13,8 @@ import {
 } from './agent-container.ts';
 import { type ProxyRecord, proxyRecord, removeAgentPod } from './agent-pod.ts';
 import type { Target } from './find.ts';
-import { type PatchOp, sameVersion } from './json-patch.ts';
-import { type Cluster, type Json, type Query, retryOnConflict } from './kube.ts';
-import { type Holder, heldError, planRestore, planSwap, type SessionRecord, sessionOf } from './swap.ts';
+import type { Cluster, Json, Query } from './kube.ts';
+import { planSwap } from './swap.ts';
 import {
   assertServable,
   listPath,
@@ -21,7 +22,6 @@ import {
   selectorString,
   WORKLOAD_KINDS,
   type WorkloadRef,
-  waitsForReady,
   workloadRef,
 } from './workload.ts';
 
@@ -79,7 +79,7 @@ export async function swapIn(cluster: Cluster, target: Target, spec: SwapSpec): 
       }
     });
     // A workload that doesn't run is what people want to debug.
-    await unblock(cluster, target, (pod) => !isReady(pod) && !sessionOfPod(pod.spec));
+    await unblock(cluster, target, podsOf(cluster, namespace), (pod) => !isReady(pod) && !sessionOfPod(pod.spec));
     return held;
   } catch (error) {
     await undo(cluster, held, error);
@@ -115,64 +115,24 @@ async function createObjects(cluster: Cluster, workload: Json, spec: SwapSpec): 
   for (const each of made) if (each.status === 'rejected') throw each.reason;
 }
 
-/** What `restore` did. `kept`: fields that somebody else changed meanwhile and that stay theirs. */
-export type RestoreOutcome = {
-  workload: 'restored' | 'not-held' | 'held-by-another' | 'gone';
-  session?: SessionRecord;
-  kept: string[];
-};
-
 /**
  * Puts a workload back as its annotation says, then removes the session's ConfigMap and Secret. May be called any number of
  * times; a workload that was deleted meanwhile is fine. With a `session` it only undoes that one, without it any.
  */
 export async function restore(cluster: Cluster, held: WorkloadRef & { session?: string }): Promise<RestoreOutcome> {
-  const outcome = await retryOnConflict(() => patchBack(cluster, held));
+  const outcome = await putBack(cluster, held, podsOf(cluster, held.namespace));
   const id = held.session ?? outcome.session?.id;
-  if (id) {
-    // The session is over, so all its agents may go; those that wait for the laptop would never get ready.
-    if (outcome.workload === 'restored') await unblock(cluster, held, (pod) => sessionOfPod(pod.spec) === id);
-    await removeObjects(cluster, held.namespace, id);
-  }
+  if (id) await removeObjects(cluster, held.namespace, id);
   return outcome;
 }
 
-async function patchBack(cluster: Cluster, held: WorkloadRef & { session?: string }): Promise<RestoreOutcome> {
-  let workload: Json;
-  try {
-    workload = await readWorkload(cluster, held);
-  } catch (error) {
-    if (error instanceof LpkError && error.code === 'not-found') return { workload: 'gone', kept: [] };
-    throw error;
-  }
-  const { ops, session, kept } = planRestore(workload);
-  if (!session) return { workload: 'not-held', kept: [] };
-  if (held.session && session.id !== held.session) return { workload: 'held-by-another', session, kept: [] };
-  await patch(cluster, held, ops);
-  await retryOnConflict(() => disown(cluster, held));
-  return { workload: 'restored', session, kept };
-}
-
-const FIELD_MANAGER = 'lpk';
-
-async function patch(cluster: Cluster, { apiPath }: { apiPath: string }, ops: PatchOp[]): Promise<Json> {
-  const contentType = 'application/json-patch+json';
-  return await cluster.request('PATCH', apiPath, { body: ops, contentType, query: { fieldManager: FIELD_MANAGER } });
-}
-
-/**
- * Takes lpk out of the workload's `managedFields`. There it would go on owning what it put back, and the next
- * server-side apply that changes the image would be a conflict with a tool that is long gone.
- */
-async function disown(cluster: Cluster, ref: WorkloadRef): Promise<void> {
-  const { metadata } = await readWorkload(cluster, ref);
-  const ours = ((metadata.managedFields ?? []) as Json[]).flatMap(({ manager }, i) =>
-    manager === FIELD_MANAGER ? [i] : [],
-  );
-  if (ours.length === 0) return;
-  // From the end, as each removal moves those behind it.
-  const removals = ours.toReversed().map((i): PatchOp => ({ op: 'remove', path: `/metadata/managedFields/${i}` }));
-  await patch(cluster, ref, [...sameVersion(metadata), ...removals]);
+/** By the workload's own selector. */
+function podsOf(cluster: Cluster, namespace: string): PodsOf {
+  return async ({ spec }) => {
+    const path = `/api/v1/namespaces/${namespace}/pods`;
+    const list = await cluster.request('GET', path, { query: { labelSelector: selectorString(spec.selector) } });
+    return list.items;
+  };
 }
 
 async function removeObjects(cluster: Cluster, namespace: string, session: string): Promise<void> {
@@ -182,43 +142,8 @@ async function removeObjects(cluster: Cluster, namespace: string, session: strin
   await Promise.all([remove('secrets'), remove('configmaps')]);
 }
 
-/**
- * Deletes those of a StatefulSet's pods that would keep it from following its new template (see `waitsForReady`), once its
- * controller has seen that template.
- */
-async function unblock(cluster: Cluster, ref: WorkloadRef, blocks: (pod: Json) => boolean): Promise<void> {
-  let workload = await readWorkload(cluster, ref);
-  if (!waitsForReady(ref.kind, workload)) return;
-  for (let tries = 0; !(workload.status?.observedGeneration >= workload.metadata.generation) && tries < 100; tries++) {
-    await sleep(50);
-    workload = await readWorkload(cluster, ref);
-  }
-  const path = `/api/v1/namespaces/${ref.namespace}/pods`;
-  const pods = await cluster.request('GET', path, { query: { labelSelector: selectorString(workload.spec.selector) } });
-  const ours = (pods.items as Json[]).filter(
-    ({ metadata }) =>
-      !metadata.deletionTimestamp && metadata.ownerReferences?.some((each: Json) => each.uid === workload.metadata.uid),
-  );
-  await Promise.all(
-    ours.filter(blocks).map(async ({ metadata: { name, uid } }) => {
-      // By uid too: the controller may have been faster, and its new pod has the same name.
-      const body = { apiVersion: 'v1', kind: 'DeleteOptions', preconditions: { uid } };
-      await unlessGone(cluster.request('DELETE', `${path}/${name}`, { body }));
-    }),
-  );
-}
-
 function isReady(pod: Json): boolean {
   return ((pod.status?.conditions ?? []) as Json[]).some(({ type, status }) => type === 'Ready' && status === 'True');
-}
-
-/** A deletion; that it is gone, or another has taken its name, is as good. */
-async function unlessGone(deletion: Promise<unknown>): Promise<void> {
-  try {
-    await deletion;
-  } catch (error) {
-    if (!(error instanceof LpkError) || (error.code !== 'not-found' && error.code !== 'conflict')) throw error;
-  }
 }
 
 /**

@@ -1,6 +1,7 @@
 import http from 'node:http';
 import https from 'node:https';
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { Json, Method, Query, RequestOptions } from '../restore/api.ts';
 import { LpkError, systemCode } from '../wire/errors.ts';
 import { type Credentials, type LoginOptions, readLogin } from './kubeconfig.ts';
 import { asStatus, networkError, parseBody, statusError } from './status.ts';
@@ -10,23 +11,7 @@ import { asStatus, networkError, parseBody, statusError } from './status.ts';
  * lpk writes back must be what it read.
  */
 
-/** Whatever JSON the API server gave. */
-// biome-ignore lint/suspicious/noExplicitAny: Kubernetes objects pass through here untyped on purpose, see above.
-export type Json = any;
-
-export type Method = 'GET' | 'POST' | 'PATCH' | 'PUT' | 'DELETE';
-export type Query = Record<string, string | number | boolean | undefined>;
-
-export type RequestOptions = {
-  body?: unknown;
-  /** `application/json` unless told otherwise. */
-  contentType?: string;
-  accept?: string;
-  query?: Query;
-  signal?: AbortSignal;
-  /** Longest silence of the API server, connecting included. */
-  timeoutMs?: number;
-};
+export type { Json, Method, Query, RequestOptions };
 
 export type WatchEvent = { type: 'ADDED' | 'MODIFIED' | 'DELETED' | 'BOOKMARK'; object: Json };
 
@@ -243,17 +228,4 @@ async function readAll(response: http.IncomingMessage): Promise<string> {
   let text = '';
   for await (const chunk of response) text += chunk;
   return text;
-}
-
-/** Runs `attempt` again while it meets a `conflict`: somebody else wrote in between. At most 20 times. */
-export async function retryOnConflict<T>(attempt: () => Promise<T>): Promise<T> {
-  for (let tries = 1; ; tries++) {
-    try {
-      return await attempt();
-    } catch (error) {
-      if (!(error instanceof LpkError) || error.code !== 'conflict' || tries === 20) throw error;
-      // The other writer is mostly a controller that writes the status several times in a row.
-      await sleep(Math.random() * 20 * tries);
-    }
-  }
 }

@@ -1,6 +1,7 @@
+import { waitsForReady } from '../restore/put-back.ts';
 import { LpkError } from '../wire/errors.ts';
 import type { Cluster, Json } from './kube.ts';
-import { type WorkloadRef, waitsForReady, workloadName } from './workload.ts';
+import { type WorkloadRef, workloadName } from './workload.ts';
 
 /** What lpk may do in a namespace, asked before anything is changed. */
 

@@ -72,15 +72,6 @@ export function assertServable(kind: WorkloadKind, workload: Json): void {
   }
 }
 
-/**
- * A StatefulSet goes on to the next pod only when the last one is ready, and it waits for ever for one that never will be,
- * even when its template has changed since ("Forced rollback" in the Kubernetes documentation of StatefulSets). Such a pod has
- * to be deleted.
- */
-export function waitsForReady(kind: WorkloadKind, workload: Json): boolean {
-  return kind === 'statefulset' && workload.spec.podManagementPolicy !== 'Parallel';
-}
-
 export async function readWorkload(cluster: Cluster, ref: { apiPath: string }): Promise<Json> {
   return await cluster.request('GET', ref.apiPath);
 }

@@ -16,13 +16,18 @@ const RULES: Record<string, Rule> = {
     packages: [],
     why: 'both ends speak the protocol, so it may lean on neither of them',
   },
-  'agent/pod': {
+  'agent/restore': {
     rooms: ['agent/wire'],
+    packages: [],
+    why: 'it takes a session back from the laptop and, bundled, from the restorer in the cluster: it is given its way to ask',
+  },
+  'agent/pod': {
+    rooms: ['agent/wire', 'agent/restore'],
     packages: [],
     why: 'it is bundled into the one file that runs in the pod, which is to stay small',
   },
   'agent/deploy': {
-    rooms: ['agent/wire'],
+    rooms: ['agent/wire', 'agent/restore'],
     packages: ['@kubernetes/client-node', 'js-yaml', 'esbuild'],
     why: 'it changes the cluster for any caller: it knows no laptop network, no command line and no agent from within',
   },
@@ -37,7 +42,7 @@ const RULES: Record<string, Rule> = {
     why: 'its answers come from functions that it is given',
   },
   cli: {
-    rooms: ['agent/wire', 'agent/deploy', 'proxy', 'dns'],
+    rooms: ['agent/wire', 'agent/restore', 'agent/deploy', 'proxy', 'dns'],
     packages: ['yargs'],
     why: 'it puts the others together, except for what runs in the pod only',
   },

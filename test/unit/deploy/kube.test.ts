@@ -6,7 +6,8 @@ import net from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, type TestContext, test } from 'node:test';
-import { type Cluster, openCluster, retryOnConflict } from '../../../agent/deploy/kube.ts';
+import { type Cluster, openCluster } from '../../../agent/deploy/kube.ts';
+import { retryOnConflict } from '../../../agent/restore/api.ts';
 import { LpkError } from '../../../agent/wire/errors.ts';
 
 /** HTTP as it can go wrong. The peer plays one script each; what a real API server means is test/e2e's to show. */

@@ -1,7 +1,9 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { START_SCRIPT, sessionOfPod } from '../../../agent/deploy/agent-container.ts';
-import { planRestore, planSwap, SESSION_ANNOTATION, sessionOf } from '../../../agent/deploy/swap.ts';
+import { planSwap } from '../../../agent/deploy/swap.ts';
+import { planRestore } from '../../../agent/restore/plan.ts';
+import { SESSION_ANNOTATION, sessionOf } from '../../../agent/restore/record.ts';
 import { applyPatch, madeUpWorkload, random } from './workloads.ts';
 
 // biome-ignore lint/suspicious/noExplicitAny: Kubernetes objects, untyped as in the code under test.

@@ -1,5 +1,5 @@
 import { isDeepStrictEqual } from 'node:util';
-import type { Json } from './kube.ts';
+import type { Json } from './api.ts';
 
 /** Edits of a JSON document, kept as a JSON Patch (RFC 6902) that does the same to the API server's copy. */
 

@@ -1,0 +1,108 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { LpkError } from '../wire/errors.ts';
+import { type Api, type Json, retryOnConflict, unlessGone } from './api.ts';
+import { type PatchOp, sameVersion } from './json-patch.ts';
+import { planRestore } from './plan.ts';
+import { type SessionRecord, sessionOfPod } from './record.ts';
+
+/** Puts a workload back, from the laptop or from the restorer in the cluster: the same steps by whatever way there is to ask. */
+
+/** `session`: only that one's swap is undone; without it any. */
+export type Held = { kind: string; namespace: string; apiPath: string; session?: string };
+
+/** What a restore did. `kept`: fields that somebody else changed meanwhile and that stay theirs. */
+export type RestoreOutcome = {
+  workload: 'restored' | 'not-held' | 'held-by-another' | 'gone';
+  session?: SessionRecord;
+  kept: string[];
+};
+
+/** The pods that may be a workload's; others among them are passed over. */
+export type PodsOf = (workload: Json) => Promise<Json[]>;
+
+/**
+ * Puts a workload back as its annotation says, and deletes the pods that would keep it from following. May be called any
+ * number of times; a workload that was deleted meanwhile is fine. LpkError: what requests throw, and as `sessionOf`.
+ */
+export async function putBack(api: Api, held: Held, podsOf: PodsOf): Promise<RestoreOutcome> {
+  const outcome = await retryOnConflict(() => patchBack(api, held));
+  const id = held.session ?? outcome.session?.id;
+  // Also when it was put back before: whoever did that may have died before this step.
+  if (id && (outcome.workload === 'restored' || outcome.workload === 'not-held')) {
+    await unblock(api, held, podsOf, (pod) => sessionOfPod(pod.spec) === id);
+  }
+  return outcome;
+}
+
+async function patchBack(api: Api, held: Held): Promise<RestoreOutcome> {
+  let workload: Json;
+  try {
+    workload = await api.request('GET', held.apiPath);
+  } catch (error) {
+    if (error instanceof LpkError && error.code === 'not-found') return { workload: 'gone', kept: [] };
+    throw error;
+  }
+  const { ops, session, kept } = planRestore(workload);
+  if (!session) return { workload: 'not-held', kept: [] };
+  if (held.session && session.id !== held.session) return { workload: 'held-by-another', session, kept: [] };
+  await patch(api, held, ops);
+  await retryOnConflict(() => disown(api, held));
+  return { workload: 'restored', session, kept };
+}
+
+const FIELD_MANAGER = 'lpk';
+
+/** A JSON Patch, in lpk's name. */
+export async function patch(api: Api, { apiPath }: { apiPath: string }, ops: PatchOp[]): Promise<Json> {
+  const contentType = 'application/json-patch+json';
+  return await api.request('PATCH', apiPath, { body: ops, contentType, query: { fieldManager: FIELD_MANAGER } });
+}
+
+/**
+ * Takes lpk out of the workload's `managedFields`. There it would go on owning what it put back, and the next
+ * server-side apply that changes the image would be a conflict with a tool that is long gone.
+ */
+async function disown(api: Api, held: Held): Promise<void> {
+  const { metadata } = await api.request('GET', held.apiPath);
+  const ours = ((metadata.managedFields ?? []) as Json[]).flatMap(({ manager }, i) =>
+    manager === FIELD_MANAGER ? [i] : [],
+  );
+  if (ours.length === 0) return;
+  // From the end, as each removal moves those behind it.
+  const removals = ours.toReversed().map((i): PatchOp => ({ op: 'remove', path: `/metadata/managedFields/${i}` }));
+  await patch(api, held, [...sameVersion(metadata), ...removals]);
+}
+
+/**
+ * A StatefulSet goes on to the next pod only when the last one is ready, and it waits for ever for one that never will be,
+ * even when its template has changed since ("Forced rollback" in the Kubernetes documentation of StatefulSets). Such a pod has
+ * to be deleted.
+ */
+export function waitsForReady(kind: string, workload: Json): boolean {
+  return kind === 'statefulset' && workload.spec.podManagementPolicy !== 'Parallel';
+}
+
+/**
+ * Deletes those of a StatefulSet's pods that would keep it from following its new template (see `waitsForReady`), once its
+ * controller has seen that template.
+ */
+export async function unblock(api: Api, held: Held, podsOf: PodsOf, blocks: (pod: Json) => boolean): Promise<void> {
+  if (held.kind !== 'statefulset') return;
+  let workload = await api.request('GET', held.apiPath);
+  if (!waitsForReady(held.kind, workload)) return;
+  for (let tries = 0; !(workload.status?.observedGeneration >= workload.metadata.generation) && tries < 100; tries++) {
+    await sleep(50);
+    workload = await api.request('GET', held.apiPath);
+  }
+  const ours = (await podsOf(workload)).filter(
+    ({ metadata }) =>
+      !metadata.deletionTimestamp && metadata.ownerReferences?.some((each: Json) => each.uid === workload.metadata.uid),
+  );
+  await Promise.all(
+    ours.filter(blocks).map(async ({ metadata: { name, uid } }) => {
+      // By uid too: the controller may have been faster, and its new pod has the same name.
+      const body = { apiVersion: 'v1', kind: 'DeleteOptions', preconditions: { uid } };
+      await unlessGone(api.request('DELETE', `/api/v1/namespaces/${held.namespace}/pods/${name}`, { body }));
+    }),
+  );
+}
