@@ -44,6 +44,7 @@ export const HINTS: Record<ErrorCode, string> = {
   'agent-unreachable': 'see the pod with `kubectl logs`; try --transport port-forward',
   // the laptop
   usage: 'see `lpk --help`; a command to run comes after --',
+  'profile-invalid': 'correct it there; README, “lpk.yaml”, shows what it may hold, and `lpk init` writes one',
   'port-taken': 'stop what listens there, or name another port',
   'already-running': '`lpk proxy status` shows it, `lpk proxy down` ends it',
   'not-running': 'start one: `lpk proxy up`; `lpk proxy status` lists those of this user',

@@ -42,6 +42,7 @@ export const ERROR_CODES = [
   'agent-unreachable',
   // the laptop
   'usage',
+  'profile-invalid',
   'port-taken',
   'already-running',
   'not-running',

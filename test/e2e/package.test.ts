@@ -34,7 +34,7 @@ test('the tarball has what it should and nothing else', () => {
   const intended = [
     /^package\/(package\.json|README\.md|CHANGELOG\.md|LICENSE)$/,
     /^package\/agent\/wire\/SPEC\.md$/,
-    /^package\/dist\/agent\.mjs$/,
+    /^package\/dist\/(agent\.mjs|cli\/lpk\.schema\.json)$/,
     /^package\/dist\/(cli|proxy|dns|agent\/wire|agent\/deploy)\/[a-z0-9-]+\.js$/,
   ];
   assert.deepEqual(
@@ -48,6 +48,7 @@ test('the tarball has what it should and nothing else', () => {
     'agent/wire/SPEC.md',
     'dist/agent.mjs',
     'dist/cli/connect.js',
+    'dist/cli/lpk.schema.json',
   ]) {
     assert.ok(files.includes(`package/${file}`), `${file} is missing`);
   }

@@ -43,7 +43,7 @@ const RULES: Record<string, Rule> = {
   },
   cli: {
     rooms: ['agent/wire', 'agent/restore', 'agent/deploy', 'proxy', 'dns'],
-    packages: ['yargs'],
+    packages: ['yargs', 'yaml', 'jsonc-parser', '@clack/prompts'],
     why: 'it puts the others together, except for what runs in the pod only',
   },
 };
