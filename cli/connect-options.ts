@@ -7,6 +7,7 @@ import {
   clusterOptions,
   readChoice,
   readClusterOptions,
+  readList,
   readNumber,
   readText,
   type Verb,
@@ -32,11 +33,16 @@ export type ConnectOptions = ClusterOptions & {
   wait: boolean;
   /** How long the agent keeps the session of a laptop that went away, ms. */
   holdMs: number;
+  /** How long this laptop may be silent before the cluster puts the workload back, ms. */
+  restoreAfterMs: number;
+  restorer: boolean;
   capture: CaptureChoice;
   environment: EnvironmentChoice;
   /** CIDRs to catch besides those found, and those not to. */
   routes: string[];
   noRoutes: string[];
+  /** Suffixes of names outside the cluster that the pod resolves, and reaches. */
+  dnsInclude: string[];
   /** Undefined: stay until asked to leave. */
   command: { program: string; args: string[] } | undefined;
 };
@@ -45,6 +51,7 @@ const TRANSPORTS = ['auto', 'proxy', 'port-forward'] as const;
 const DEFAULT_AGENT_IMAGE = 'node:24-alpine';
 const DEFAULT_HOLD_SECONDS = 60;
 const MAX_HOLD_SECONDS = 86_400;
+const RESTORE_AFTER_SECONDS = { least: 15, most: 86_400, otherwise: 45 };
 
 export const connectVerb: Verb = {
   command: 'connect [target]',
@@ -53,6 +60,7 @@ export const connectVerb: Verb = {
     ['lpk connect web -- npm start', 'the pod behind the Service web becomes `npm start`'],
     ['lpk connect deployment/web -n shop -p 3000:8080', 'calls to the container’s port 8080 reach 127.0.0.1:3000'],
     ['lpk connect statefulset/db --proxy-port 1080', 'no command: use the proxy with your own programs'],
+    ['lpk connect', 'as lpk.yaml says, which `lpk init` writes'],
   ],
   options: (words) =>
     clusterOptions(
@@ -102,11 +110,31 @@ export const connectVerb: Verb = {
           requiresArg: true,
           describe: 'CIDR that is not the cluster’s, may be repeated',
         })
+        .option('dns-include', {
+          array: true,
+          string: true,
+          requiresArg: true,
+          describe: 'Names under SUFFIX are resolved and reached from the pod too, may be repeated',
+        })
+        .option('profile', {
+          string: true,
+          requiresArg: true,
+          describe: 'Profile of lpk.yaml (default, without a target: its default, or its only one)',
+        })
+        .option('restore-after', {
+          string: true,
+          requiresArg: true,
+          describe: `Seconds without a sign of this computer after which the cluster puts the workload back (default: ${RESTORE_AFTER_SECONDS.otherwise})`,
+        })
+        .option('no-restorer', { boolean: true, describe: 'Leave no restorer in the cluster that would do so' })
         .option('no-wait', { boolean: true, describe: 'Do not wait for the rollout when the workload is restored' }),
     ),
   async run(words, command, output) {
-    const options = readConnectOptions(words, command);
+    const { completeLine } = await import('./connect-line.ts');
+    const line = await completeLine({ words, command }, output);
+    const options = readConnectOptions(line.words, line.command);
     const { connect } = await import('./connect.ts');
+    if (line.folder) process.chdir(line.folder);
     return connect(options, output);
   },
 };
@@ -132,7 +160,10 @@ export function readConnectOptions(words: Words, command: string[] | undefined):
     environment: readEnvironmentChoice(words),
     routes: readRanges(words, 'route'),
     noRoutes: readRanges(words, 'no-route'),
+    dnsInclude: readList(words, 'dns-include'),
     holdMs: readNumber(words, 'hold', { least: 1, most: MAX_HOLD_SECONDS, otherwise: DEFAULT_HOLD_SECONDS }) * 1000,
+    restoreAfterMs: readNumber(words, 'restore-after', RESTORE_AFTER_SECONDS) * 1000,
+    restorer: words['no-restorer'] !== true,
     command: program === undefined ? undefined : { program, args },
   };
 }

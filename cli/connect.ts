@@ -20,9 +20,11 @@ import { ClusterNames } from './cluster-names.ts';
 import { runCommand } from './command.ts';
 import type { ConnectOptions } from './connect-options.ts';
 import { assertCommand } from './launch.ts';
+import type { LeaseKeeper } from './lease-keeper.ts';
 import { untilLeaving } from './leave.ts';
 import type { Output } from './output.ts';
 import { mapPorts } from './ports.ts';
+import { keepLease, planGuard, sayWithout, whyEnded } from './session-guard.ts';
 import { Undo } from './undo.ts';
 import { answering, type Way } from './way.ts';
 import { whoAmI } from './whoami.ts';
@@ -84,7 +86,15 @@ export async function connect(options: ConnectOptions, output: Output): Promise<
       announce({ target, ports, door, attachment, output, withCommand: options.command !== undefined });
       const { command, capture, environment, routes, noRoutes } = options;
       if (command) {
-        const way = await podsWay({ cluster, target, attachment, session, route, door });
+        const way = await podsWay({
+          cluster,
+          target,
+          attachment,
+          session,
+          route,
+          door,
+          dnsInclude: options.dnsInclude,
+        });
         const { over } = attachment;
         const all = { ...image, ...pod };
         return await runCommand(command, {
@@ -112,7 +122,10 @@ type Swap = {
 async function swap({ options, cluster, target, ports, route, undo, output, remedy }: Swap): Promise<Attachment> {
   const name = workloadName(target);
   const swapping = output.step(`swapping container ${target.container} of ${name} for the agent`, 'swap');
-  const { transports } = await preflight(cluster, target, options.transport).catch(failing(swapping));
+  const [{ transports }, guard] = await Promise.all([
+    preflight(cluster, target, options.transport),
+    planGuard(cluster, target, options),
+  ]).catch(failing(swapping));
   const chosen = options.transport === 'auto' ? transports : [options.transport];
   const key = randomBytes(KEY_BYTES);
   const spec = {
@@ -125,7 +138,11 @@ async function swap({ options, cluster, target, ports, route, undo, output, reme
     bundle: await agentBundle(),
     ...whoAmI(),
     servedPorts: [...ports.keys()],
+    ...(guard.lease ? { lease: guard.lease } : {}),
   };
+  const { silenceMs, restorer } = guard.lease ?? { silenceMs: options.restoreAfterMs, restorer: false };
+  const guarded = { cluster, target, session: spec.session, silenceMs, restorer, remedy, output };
+  let keeper: LeaseKeeper | undefined;
   const attachment = new Attachment({
     cluster,
     target,
@@ -135,19 +152,25 @@ async function swap({ options, cluster, target, ports, route, undo, output, reme
     transports: chosen,
     ports,
     route,
+    whyEnded: () => whyEnded(guarded, keeper),
   });
   undo.add('leave the agents', async () => attachment.close());
+  undo.add('stop renewing the Lease', async () => keeper?.stop()); // after the restore, which may take a while
+  if (guard.lease) keeper = keepLease({ ...guarded, check: () => attachment.check() });
   const swapped = swapIn(cluster, target, spec);
   undo.add(
     `restore ${name}`,
     async () => {
+      keeper?.ending();
       const held = await swapped.catch(() => undefined); // a failed swap has undone itself
       if (held) await putBack(cluster, target, held, options.wait, output);
     },
     remedy,
   );
-  await swapped.catch(failing(swapping));
+  const { refused } = await swapped.catch(failing(swapping));
   swapping.done(`container ${target.container} of ${name} swapped`, { session: spec.session });
+  const without = refused?.message ?? guard.missing;
+  if (options.restorer && without) sayWithout(output, without, remedy);
   attachment.start();
   return attachment;
 }
@@ -244,8 +267,9 @@ async function podsWay(given: {
   session: Session;
   route: Route;
   door: Door;
+  dnsInclude: string[];
 }): Promise<Way> {
-  const { cluster, target, attachment, session, route, door } = given;
+  const { cluster, target, attachment, session, route, door, dnsInclude } = given;
   const { ranges } = await clusterNetwork(cluster);
   const names = new ClusterNames({
     session: () => attachment.session,
@@ -255,7 +279,7 @@ async function podsWay(given: {
   await names.ready(session);
   return {
     dial: route.dial,
-    askDns: answering(names),
+    askDns: answering(names, dnsInclude),
     ranges,
     proxy: () => Promise.resolve({ host: '127.0.0.1', port: door.port }),
     name: `the agent in ${workloadName(target)}`,

@@ -5,6 +5,7 @@ import { type ErrorCode, LpkError } from '../agent/wire/errors.ts';
 import { connectVerb } from './connect-options.ts';
 import { doctorVerb } from './doctor-options.ts';
 import { envVerb } from './env-options.ts';
+import { initVerb } from './init-options.ts';
 import { changesFolders, undoLeftovers } from './laptop-changes.ts';
 import { Output } from './output.ts';
 import { proxyVerbs } from './proxy-options.ts';
@@ -13,7 +14,7 @@ import { runVerb } from './run-options.ts';
 import { stateFolderName } from './state-folder.ts';
 import type { Verb, VerbGroup, Words } from './verb.ts';
 
-const VERBS: (Verb | VerbGroup)[] = [connectVerb, runVerb, proxyVerbs, envVerb, restoreVerb, doctorVerb];
+const VERBS: (Verb | VerbGroup)[] = [connectVerb, initVerb, runVerb, proxyVerbs, envVerb, restoreVerb, doctorVerb];
 
 /** Exit codes that mean something to a shell; every other failure is 1. */
 const EXIT_CODES: Partial<Record<ErrorCode, number>> = {

@@ -1,4 +1,5 @@
 import { dirname, resolve } from 'node:path';
+import { envWords } from './env-tokens.ts';
 import type { Profile } from './profile.ts';
 import type { Words } from './verb.ts';
 import { splitWords } from './words.ts';
@@ -10,6 +11,9 @@ export type Line = { words: Words; command: string[] | undefined };
 export function profileLine(profile: Profile, path: string): Line {
   const from = (file: string | undefined) => (file === undefined ? undefined : resolve(dirname(path), file));
   const { command } = profile;
+  const { env, names, routes } = envWords(
+    Object.entries(profile.env ?? {}).map(([name, value]) => [name, String(value)]),
+  );
   return {
     command: typeof command === 'string' ? splitWords(command) : command,
     words: {
@@ -19,7 +23,7 @@ export function profileLine(profile: Profile, path: string): Line {
       kubeconfig: from(profile.kubeconfig),
       container: profile.container,
       port: profile.ports?.map(String),
-      env: profile.env && Object.entries(profile.env).map(([name, value]) => `${name}=${value}`),
+      env,
       'env-file': profile.envFiles?.map(from),
       'env-include': profile.envInclude,
       'env-exclude': profile.envExclude,
@@ -28,13 +32,14 @@ export function profileLine(profile: Profile, path: string): Line {
       'agent-image': profile.agentImage,
       'proxy-port': profile.proxyPort?.toString(),
       hold: profile.holdSeconds?.toString(),
-      route: profile.routes,
+      route: listOf(profile.routes, routes),
+      'dns-include': listOf(names),
       'no-route': profile.noRoutes,
     },
   };
 }
 
-/** What `line` says, and what it leaves open from `below`. Variables add up, the line's after the others, which they go over. */
+/** What `line` says, and what it leaves open from `below`. Variables add up: the line's come last, and so go over the others. */
 export function mergeLines(line: Line, below: Line): Line {
   const words: Words = {};
   for (const each of [below.words, line.words]) {
@@ -43,4 +48,10 @@ export function mergeLines(line: Line, below: Line): Line {
   const env = [below.words.env, line.words.env].flatMap((list) => (list ?? []) as string[]);
   if (env.length > 0) words.env = env;
   return { words, command: line.command ?? below.command };
+}
+
+/** Undefined when there is nothing in it: the line's own list is left open. */
+function listOf(...lists: (string[] | undefined)[]): string[] | undefined {
+  const all = lists.flatMap((list) => list ?? []);
+  return all.length > 0 ? all : undefined;
 }

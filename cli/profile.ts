@@ -2,6 +2,7 @@ import { existsSync, readFileSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { LineCounter, parseDocument } from 'yaml';
 import { LpkError } from '../agent/wire/errors.ts';
+import { tokenFault } from './env-tokens.ts';
 import schema from './lpk.schema.json' with { type: 'json' };
 import { splitWords } from './words.ts';
 import { faultsOf, type Schema } from './yaml-schema.ts';
@@ -81,7 +82,13 @@ export function parseProfiles(path: string, text: string): ProfileFile {
       `${place('default')}: there is no profile "${read.default}"; there is ${names}`,
     );
   }
-  for (const [name, { command }] of Object.entries(read.profiles)) {
+  for (const [name, { command, env = {} }] of Object.entries(read.profiles)) {
+    for (const [variable, value] of Object.entries(env)) {
+      const wrong = tokenFault(String(value));
+      if (!wrong) continue;
+      const where = place('profiles', name, 'env', variable);
+      throw new LpkError('profile-invalid', `${where}: profiles.${name}.env.${variable}: ${wrong}`);
+    }
     if (typeof command === 'string' && !splitWords(command)?.length) {
       const where = place('profiles', name, 'command');
       throw new LpkError(

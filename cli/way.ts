@@ -94,8 +94,8 @@ async function throughOwn(options: RunOptions, undo: Undo, output: Output): Prom
   };
 }
 
-/** The answers a DNS server of lpk's would give, without one. */
-export function answering(names: ClusterNames): Way['askDns'] {
-  const responder = new Responder(names.responderOptions({ mode: 'split', include: [], exclude: [] }));
+/** The answers a DNS server of lpk's would give, without one; `include`: suffixes that are the cluster's besides its own. */
+export function answering(names: ClusterNames, include: string[] = []): Way['askDns'] {
+  const responder = new Responder(names.responderOptions({ mode: 'split', include, exclude: [] }));
   return (message) => askingOf((reply) => responder.respond(message, 'tcp', reply));
 }

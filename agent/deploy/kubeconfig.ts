@@ -75,6 +75,15 @@ export async function readLogin({ kubeconfig, context: wanted, namespace }: Logi
   };
 }
 
+/** What contexts there are, to choose from; `current` is '' when none is set. LpkError `kubeconfig-invalid`. */
+export async function listContexts(
+  kubeconfig?: string,
+): Promise<{ current: string; contexts: { name: string; cluster: string; namespace: string }[] }> {
+  const { current, contexts } = await readFiles(kubeconfig);
+  const of = ({ name, cluster, namespace }: Context) => ({ name, cluster, namespace: namespace || 'default' });
+  return { current, contexts: contexts.map(of) };
+}
+
 function listed(verb: string, entries: { name: string }[]): string {
   if (entries.length === 0) return '';
   const names = entries.slice(0, 5).map((entry) => entry.name);

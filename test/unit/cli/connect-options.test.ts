@@ -18,6 +18,7 @@ test('what is not given has its default', () => {
     environment: { include: [], exclude: [], set: {} },
     routes: [],
     noRoutes: [],
+    dnsInclude: [],
     holdMs: 60_000,
     command: undefined,
   });
@@ -56,6 +57,7 @@ test('what is given is read', () => {
     environment: { include: [], exclude: [], set: {} },
     routes: [],
     noRoutes: [],
+    dnsInclude: [],
     holdMs: 5000,
     command: { program: 'npm', args: ['start', '--', '-p', '1'] },
   });

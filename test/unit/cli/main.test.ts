@@ -57,7 +57,7 @@ test('--help and --version load no Kubernetes client', () => {
 
 test('a wrong command line is one line with a hint, and exit code 2', () => {
   const table: [string[], RegExp][] = [
-    [[], /^lpk: name a verb: connect, run, proxy, env, restore, doctor$/],
+    [[], /^lpk: name a verb: connect, init, run, proxy, env, restore, doctor$/],
     [['run'], /^lpk: run needs a command: lpk run -- COMMAND$/],
     [['run', '--capture', 'ptrace', '--', 'true'], /^lpk: --capture is auto or seccomp or env or none, not ptrace/],
     [['doctor', '--', 'true'], /^lpk: doctor takes no command/],

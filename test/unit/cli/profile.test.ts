@@ -60,7 +60,7 @@ test('everything a profile may hold arrives where the command line would bring i
         { laptopPort: 9229, containerPort: undefined },
       ],
       ...{ container: 'app', transport: 'proxy', agentImage: 'r/node:24', proxyPort: 1080, holdMs: 5_000, wait: true },
-      ...{ capture: 'env', routes: ['10.9.0.0/16'], noRoutes: ['10.8.0.0/16'], environment: undefined },
+      ...{ capture: 'env', routes: ['10.9.0.0/16'], noRoutes: ['10.8.0.0/16'], dnsInclude: [], environment: undefined },
       command: { program: 'npm', args: ['run', 'the app'] },
     },
   );
@@ -148,6 +148,11 @@ const MALFORMED: [string, string, string][] = [
     'a quote left open',
     'profiles:\n  web:\n    target: web\n    command: npm "start\n',
     '4:14: profiles.web.command: a quote is not closed',
+  ],
+  [
+    'an unknown token',
+    'profiles: {web: {target: web, env: {A: $(secrets:x)}}}\n',
+    '1:40: profiles.web.env.A: $(secrets:x) is unknown',
   ],
   ['a field twice', 'profiles:\n  web:\n    target: web\n    target: api\n', '4:5: Map keys must be unique'],
   [

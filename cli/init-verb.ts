@@ -1,0 +1,44 @@
+import { join } from 'node:path';
+import { openCluster } from '../agent/deploy/kube.ts';
+import { listContexts } from '../agent/deploy/kubeconfig.ts';
+import { type Ask, canAsk, openAsk, withoutAsking } from './ask.ts';
+import { readBridgeConfig } from './bridge-config.ts';
+import { askName, askProfile } from './init.ts';
+import type { InitOptions } from './init-options.ts';
+import type { Output } from './output.ts';
+import { findProfiles, PROFILE_FILE, type Profile } from './profile.ts';
+import { saveProfile } from './profile-write.ts';
+
+/** `lpk init`: asks, and writes lpk.yaml into the working folder. Without a terminal what the line leaves open is as proposed. */
+export async function init(options: InitOptions, output: Output): Promise<number> {
+  const folder = process.cwd();
+  const path = join(folder, PROFILE_FILE);
+  const before = findProfiles(folder); // a broken one is told before anything is asked
+  const ask = canAsk(output) ? await openAsk() : withoutAsking;
+  const profile = await questions(options, ask, output);
+  const name = options.profile ?? (await askName(ask, profile));
+  const replaces = before?.path === path && Object.hasOwn(before.profiles, name);
+  if (replaces && !options.profile && !(await ask.confirm(`Replace the profile ${name}?`, false))) {
+    output.say('nothing was written');
+    return 1;
+  }
+  await saveProfile(path, name, profile);
+  const others = before?.path === path && Object.keys(before.profiles).some((each) => each !== name);
+  output.say(`profile ${name} is in ${path}`, 'saved', { path, profile: name });
+  output.say(`next: lpk connect${others ? ` --profile ${name}` : ''}`);
+  return 0;
+}
+
+/** The questions of `lpk init`, with the real kubeconfig and cluster. */
+export async function questions(options: InitOptions, ask: Ask, output: Output): Promise<Profile> {
+  const folder = process.cwd();
+  const { kubeconfig } = options;
+  return await askProfile(options, {
+    folder,
+    ask,
+    output,
+    contexts: await listContexts(kubeconfig),
+    open: (where) => openCluster({ ...(kubeconfig ? { kubeconfig } : {}), ...where }),
+    bridge: readBridgeConfig(folder),
+  });
+}
