@@ -25,6 +25,8 @@ export type AttachmentOptions = {
   /** Container's port → laptop's port. */
   ports: Map<number, number>;
   route: Route;
+  /** Says why the workload is no longer this session's: a sentence without its end. */
+  whyEnded?: () => Promise<string>;
 };
 
 export type AttachmentEvents = {
@@ -91,6 +93,11 @@ export class Attachment extends EventEmitter<AttachmentEvents> {
     this.#run().catch((error: unknown) => this.#end(error));
   }
 
+  /** The workload may be somebody else's by now; `over` then says so. */
+  check(): void {
+    this.#stillOurs().catch((error: unknown) => this.#end(error));
+  }
+
   /** Leaves every agent at once. */
   close(): void {
     this.#closed = true;
@@ -110,7 +117,7 @@ export class Attachment extends EventEmitter<AttachmentEvents> {
       this.#attach(event.uid, event.pod).catch((error: unknown) => this.#attachFailed(event.uid, event.pod, error));
     } else if (event.type === 'gone') {
       this.#detach(event.uid);
-      this.#stillOurs().catch((error: unknown) => this.#end(error));
+      this.check();
     } else {
       const error = new LpkError(event.code, event.message);
       if (event.fatal && this.#attached.size === 0) this.#end(error);
@@ -171,7 +178,8 @@ export class Attachment extends EventEmitter<AttachmentEvents> {
     }
     if (this.#closed || holder?.id === session) return;
     const by = holder ? `; now ${holder.owner} on ${holder.host} has it` : '';
-    throw new LpkError('session-ended', `${name} was put back by somebody else${by}`);
+    const why = (await this.#options.whyEnded?.()) ?? `${name} was put back by somebody else`;
+    throw new LpkError('session-ended', `${why}${by}`);
   }
 
   /** A new session: deliver what it accepts, and have the agent listen where the laptop does. */

@@ -1,4 +1,5 @@
 import { retryOnConflict, unlessGone } from '../restore/api.ts';
+import { leasesPath, silenceMs } from '../restore/lease.ts';
 import { type PodsOf, patch, putBack, type RestoreOutcome, unblock } from '../restore/put-back.ts';
 import { type Holder, heldError, type SessionRecord, sessionOf } from '../restore/record.ts';
 import { LpkError } from '../wire/errors.ts';
@@ -13,7 +14,8 @@ import {
 } from './agent-container.ts';
 import { type ProxyRecord, proxyRecord, removeAgentPod } from './agent-pod.ts';
 import type { Target } from './find.ts';
-import type { Cluster, Json, Query } from './kube.ts';
+import type { Cluster, Json } from './kube.ts';
+import { createLease, createRestorer, type LeaseSpec, type Owner, removeRestorer } from './restorer.ts';
 import { planSwap } from './swap.ts';
 import {
   assertServable,
@@ -38,10 +40,17 @@ export type SwapSpec = AgentConfig & {
   host: string;
   /** Container ports to listen on; unless told otherwise all that the target's container and its Services name. */
   servedPorts?: number[];
+  /** Undefined: without a Lease, and so without a restorer. */
+  lease?: LeaseSpec;
 };
 
 /** A workload that is held, or was. */
-export type HeldWorkload = WorkloadRef & { uid: string; session: string };
+export type HeldWorkload = WorkloadRef & {
+  uid: string;
+  session: string;
+  /** Why there is no Lease or no restorer although they were asked for: what the API server said. */
+  refused?: LpkError;
+};
 
 /**
  * Makes `target`'s container the agent. Of two that try at once, one wins. When it fails nothing is left behind (or, if
@@ -63,7 +72,8 @@ export async function swapIn(cluster: Cluster, target: Target, spec: SwapSpec): 
   assertServable(kind, workload);
   planSwap(workload, target.container, agent, holder);
   try {
-    await createObjects(cluster, workload, spec);
+    const refused = await createObjects(cluster, target, workload, spec);
+    if (refused) held.refused = refused;
     await retryOnConflict(async () => {
       try {
         assertServable(kind, workload);
@@ -99,10 +109,27 @@ async function undo(cluster: Cluster, held: HeldWorkload, error: unknown): Promi
   }
 }
 
-async function createObjects(cluster: Cluster, workload: Json, spec: SwapSpec): Promise<void> {
+/** @returns why it has to do without Lease or restorer, if it has to. */
+async function createObjects(
+  cluster: Cluster,
+  ref: WorkloadRef,
+  workload: Json,
+  spec: SwapSpec,
+): Promise<LpkError | undefined> {
   const { metadata } = workload;
-  const owner = { apiVersion: 'apps/v1', kind: workload.kind, name: metadata.name, uid: metadata.uid };
-  const { image: _, owner: __, host: ___, servedPorts: ____, key, bundle, ...config } = spec;
+  let owner: Owner = { apiVersion: 'apps/v1', kind: workload.kind, name: metadata.name, uid: metadata.uid };
+  const { image, owner: person, host, servedPorts: _, lease, key, bundle, ...config } = spec;
+  let refused: LpkError | undefined;
+  const without = (error: unknown) => {
+    // Without an answer nothing else would work either.
+    if (!(error instanceof LpkError) || error.code === 'cluster-unreachable') throw error;
+    refused = error;
+  };
+  if (lease) {
+    const given = { session: spec.session, owner: person, host, silenceMs: lease.silenceMs };
+    const made = await createLease(cluster, workload, given).catch(without);
+    if (made) owner = made;
+  }
   const { configMap, secret } = agentObjects({ config, key, bundle, owner });
   const base = `/api/v1/namespaces/${metadata.namespace}`;
   const create = (resource: string, body: Json) =>
@@ -110,13 +137,19 @@ async function createObjects(cluster: Cluster, workload: Json, spec: SwapSpec): 
       // The name is ours alone: it is there because an earlier try's answer was lost.
       if (!(error instanceof LpkError) || error.code !== 'conflict') throw error;
     });
-  // Both to their end, so that a clean-up finds whatever was made.
-  const made = await Promise.allSettled([create('secrets', secret), create('configmaps', configMap)]);
+  const restorer = async () => {
+    if (!lease?.restorer || owner.kind !== 'Lease') return;
+    const given = { ref, session: spec.session, lease: owner, ...(image ? { image } : {}) };
+    await createRestorer(cluster, workload, given).catch(without);
+  };
+  // All to their end, so that a clean-up finds whatever was made.
+  const made = await Promise.allSettled([create('secrets', secret), create('configmaps', configMap), restorer()]);
   for (const each of made) if (each.status === 'rejected') throw each.reason;
+  return refused;
 }
 
 /**
- * Puts a workload back as its annotation says, then removes the session's ConfigMap and Secret. May be called any number of
+ * Puts a workload back as its annotation says, then removes all that is the session's own. May be called any number of
  * times; a workload that was deleted meanwhile is fine. With a `session` it only undoes that one, without it any.
  */
 export async function restore(cluster: Cluster, held: WorkloadRef & { session?: string }): Promise<RestoreOutcome> {
@@ -139,7 +172,7 @@ async function removeObjects(cluster: Cluster, namespace: string, session: strin
   const name = objectName(session);
   const remove = (resource: string) =>
     unlessGone(cluster.request('DELETE', `/api/v1/namespaces/${namespace}/${resource}/${name}`));
-  await Promise.all([remove('secrets'), remove('configmaps')]);
+  await Promise.all([remove('secrets'), remove('configmaps'), removeRestorer(cluster, namespace, session)]);
 }
 
 function isReady(pod: Json): boolean {
@@ -179,6 +212,8 @@ export type FoundSession = {
   record?: SessionRecord;
   /** It is a proxy's, whose pod takes no workload's place. */
   proxy?: ProxyRecord;
+  /** When the laptop was last heard of (ISO 8601, by its own clock), and how long it may be silent. */
+  lease?: { renewedAt: string; silenceMs: number };
 };
 
 const METADATA_ONLY = 'application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json';
@@ -189,8 +224,8 @@ export async function findSessions(
   options: { allNamespaces?: boolean } = {},
 ): Promise<FoundSession[]> {
   const namespace = options.allNamespaces ? undefined : cluster.namespace;
-  const list = async (path: string, query?: Query): Promise<Json[]> =>
-    (await cluster.request('GET', path, { accept: METADATA_ONLY, query })).items ?? [];
+  const list = async (path: string): Promise<Json[]> =>
+    (await cluster.request('GET', path, { accept: METADATA_ONLY })).items ?? [];
   const sessions: FoundSession[] = [];
   const unreadable = new Set<string>();
   for (const kind of WORKLOAD_KINDS) {
@@ -205,25 +240,35 @@ export async function findSessions(
       }
     }
   }
-  const known = new Set(sessions.map(({ namespace: of, id }) => `${of}/${id}`));
+  const known = new Map(sessions.map((each) => [`${each.namespace}/${each.id}`, each]));
   const labelSelector = Object.entries(MANAGED_BY)
     .map(([key, value]) => `${key}=${value}`)
     .join(',');
-  const base = `/api/v1/${namespace ? `namespaces/${namespace}/` : ''}`;
-  for (const resource of ['configmaps', 'secrets']) {
-    // Many may not list Secrets; a session's ConfigMap has the same name.
-    const objects = await list(`${base}${resource}`, { labelSelector }).catch((error: unknown) => {
-      if (resource === 'secrets' && error instanceof LpkError && error.code === 'forbidden') return [];
+  const lists: [path: string, accept: string | undefined][] = [
+    [leasesPath(namespace), undefined], // first, as a Lease owns the others
+    [`/api/v1/${namespace ? `namespaces/${namespace}/` : ''}configmaps`, METADATA_ONLY],
+    [`/api/v1/${namespace ? `namespaces/${namespace}/` : ''}secrets`, METADATA_ONLY],
+  ];
+  for (const [path, accept] of lists) {
+    // Many may not list Secrets, some no Leases; a session's ConfigMap has the same name.
+    const objects = await cluster.request('GET', path, { accept, query: { labelSelector } }).catch((error: unknown) => {
+      if (!path.endsWith('configmaps') && error instanceof LpkError && error.code === 'forbidden') return { items: [] };
       throw error;
     });
-    for (const { metadata } of objects) {
+    for (const { metadata, spec } of (objects.items ?? []) as Json[]) {
       const id = metadata.labels[SESSION_LABEL];
-      if (!id || known.has(`${metadata.namespace}/${id}`)) continue;
-      if (((metadata.ownerReferences ?? []) as Json[]).some(({ uid }) => unreadable.has(uid))) continue;
-      known.add(`${metadata.namespace}/${id}`);
+      if (!id) continue;
+      if (((metadata.ownerReferences ?? []) as Json[]).some(({ uid }) => unreadable.has(uid))) {
+        unreadable.add(metadata.uid);
+        continue;
+      }
+      const key = `${metadata.namespace}/${id}`;
       const proxy = proxyRecord(metadata);
       const { namespace: of, creationTimestamp: createdAt } = metadata;
-      sessions.push({ id, namespace: of, createdAt, ...(proxy ? { proxy } : {}) });
+      const session: FoundSession = known.get(key) ?? { id, namespace: of, createdAt, ...(proxy ? { proxy } : {}) };
+      if (spec?.renewTime) session.lease = { renewedAt: spec.renewTime, silenceMs: silenceMs({ spec }) };
+      if (!known.has(key)) sessions.push(session);
+      known.set(key, session);
     }
   }
   return sessions;

@@ -98,16 +98,20 @@ async function assertRights(cluster: Cluster, rights: Right[], transport: Transp
   return { transports };
 }
 
-function forbidden(cluster: Cluster, doing: string, missing: Right[]): LpkError {
+/** `create, delete roles.rbac.authorization.k8s.io; get pods "web-0"`. */
+export function describeRights(rights: Right[]): string {
   const byResource = new Map<string, string[]>();
-  for (const { verb, group, resource, subresource, name } of missing) {
+  for (const { verb, group, resource, subresource, name } of rights) {
     const what = `${resource}${group ? `.${group}` : ''}${subresource ? `/${subresource}` : ''}${name ? ` "${name}"` : ''}`;
     byResource.set(what, [...(byResource.get(what) ?? []), verb]);
   }
-  const list = [...byResource].map(([what, verbs]) => `${verbs.join(', ')} ${what}`).join('; ');
+  return [...byResource].map(([what, verbs]) => `${verbs.join(', ')} ${what}`).join('; ');
+}
+
+function forbidden(cluster: Cluster, doing: string, missing: Right[]): LpkError {
   return new LpkError(
     'forbidden',
-    `user "${cluster.user}" lacks rights in namespace ${cluster.namespace} to ${doing}: ${list}`,
+    `user "${cluster.user}" lacks rights in namespace ${cluster.namespace} to ${doing}: ${describeRights(missing)}`,
     { cause: missing },
   );
 }

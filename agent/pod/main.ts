@@ -1,55 +1,5 @@
-import { readFileSync } from 'node:fs';
-import { podEnvironment } from './environment.ts';
-import { endWhenLonely } from './lonely.ts';
-import { startProbes } from './probes.ts';
-import { serveSession } from './serve.ts';
-import { startServer, type TunnelServer } from './server.ts';
+import { runAgent } from './agent.ts';
+import { runRestorer } from './restorer.ts';
 
-/** What `lpk` mounts beside this file: `key` (64 hex digits) and `config.json`. */
-type Config = {
-  session: string;
-  listen: 'pod' | 'loopback';
-  port: number;
-  probePort: number;
-  holdMs: number;
-  lonelyMs?: number;
-};
-
-const environment = podEnvironment(process.env);
-process.env.UV_THREADPOOL_SIZE = '32'; // getaddrinfo blocks a thread each; four slow names must not hold up the rest
-
-const folder = process.argv[2] ?? '/.lpk';
-const config = JSON.parse(readFileSync(`${folder}/config.json`, 'utf8')) as Config;
-const key = Buffer.from(readFileSync(`${folder}/key`, 'utf8').trim(), 'hex');
-
-const servers: TunnelServer[] = [];
-const listen = async (host: string | undefined) => {
-  const server = await startServer({
-    host,
-    port: config.port,
-    key,
-    holdMs: config.holdMs,
-    onSession: (session) => {
-      console.log(`session started`);
-      session.on('up', () => console.log('laptop connected'));
-      session.on('down', (reason) => console.log(`laptop lost: ${reason}`));
-      session.on('end', (error) => console.log(`session ended: ${error.message}`));
-      serveSession(session, environment);
-    },
-  });
-  servers.push(server);
-};
-await listen(config.listen === 'loopback' ? '127.0.0.1' : undefined);
-await startProbes(config.probePort, () => servers.some((server) => server.session()?.isUp === true));
-console.log(
-  `lpk agent for session ${config.session}: port ${config.port} (${config.listen}), probes on ${config.probePort}`,
-);
-
-const leave = async () => {
-  await Promise.all(servers.map((server) => server.close()));
-  process.exit(0);
-};
-for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, leave);
-if (config.lonelyMs !== undefined) {
-  endWhenLonely(() => servers.some((server) => server.session() !== undefined), config.lonelyMs, leave);
-}
+/** One file, two programs: `agent.mjs [FOLDER]` is a workload's agent, `agent.mjs restorer` watches over its session. */
+await (process.argv[2] === 'restorer' ? runRestorer() : runAgent(process.argv[2] ?? '/.lpk'));

@@ -326,8 +326,8 @@ describe('a workload', { concurrency: 3 }, () => {
     );
     assert.equal(
       (await shop.objectsOf('deployment/contested')).length,
-      3,
-      `the winner's Secret, ConfigMap and annotation; ${both.join('\n')}`,
+      8,
+      `the winner's annotation, Lease, Secret, ConfigMap, and the restorer's four; ${both.join('\n')}`,
     );
     winner.signal('SIGTERM');
     assert.deepEqual(await winner.exit(), { code: 0, signal: null }, `${winner}`);

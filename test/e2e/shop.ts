@@ -10,6 +10,16 @@ import { Lpk } from './lpk.ts';
 /** A namespace of the real cluster with workloads in it, and a pod that calls others, as a cluster's own programs would. */
 
 const PATIENCE_MS = 90_000;
+/** Of what a session makes; first what owns the others. */
+const SESSION_RESOURCES = [
+  '/apis/coordination.k8s.io/v1/leases',
+  '/api/v1/configmaps',
+  '/api/v1/secrets',
+  '/api/v1/serviceaccounts',
+  '/apis/rbac.authorization.k8s.io/v1/roles',
+  '/apis/rbac.authorization.k8s.io/v1/rolebindings',
+  '/apis/apps/v1/deployments',
+];
 const POLL_MS = 50;
 
 /** What came of a pod's call. `connected` with an error: taken, then broken off. */
@@ -188,14 +198,17 @@ export class Shop {
     await waitRollout(this.cluster, this.#ref(name), { signal: AbortSignal.timeout(PATIENCE_MS) });
   }
 
-  /** What a session makes: its ConfigMap and Secret, which the workload owns, and what names lpk in the workload itself. */
+  /** What a session makes: objects that the workload owns, or its Lease does, and what names lpk in the workload itself. */
   async objectsOf(name: string): Promise<string[]> {
     const found: string[] = [];
-    for (const resource of ['configmaps', 'secrets']) {
-      for (const { metadata } of (await this.get(resource)).items as Json[]) {
-        if (metadata.ownerReferences?.some((owner: Json) => owner.name === this.#ref(name).name)) {
-          found.push(`${resource}/${metadata.name}`);
-        }
+    const owners = [this.#ref(name).name];
+    for (const resource of SESSION_RESOURCES) {
+      const path = `${resource.slice(0, resource.lastIndexOf('/'))}/namespaces/${this.namespace}`;
+      const plural = resource.slice(resource.lastIndexOf('/') + 1);
+      for (const { metadata } of (await this.cluster.request('GET', `${path}/${plural}`)).items as Json[]) {
+        if (!metadata.ownerReferences?.some((owner: Json) => owners.includes(owner.name))) continue;
+        found.push(`${plural}/${metadata.name}`);
+        if (plural === 'leases') owners.push(metadata.name);
       }
     }
     const [mention] = JSON.stringify(await this.workload(name).catch(() => '')).match(/.{0,60}lpk.{0,60}/) ?? [];

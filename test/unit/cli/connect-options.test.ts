@@ -20,6 +20,8 @@ test('what is not given has its default', () => {
     noRoutes: [],
     dnsInclude: [],
     holdMs: 60_000,
+    restoreAfterMs: 45_000,
+    restorer: true,
     command: undefined,
   });
 });
@@ -59,6 +61,8 @@ test('what is given is read', () => {
     noRoutes: [],
     dnsInclude: [],
     holdMs: 5000,
+    restoreAfterMs: 45_000,
+    restorer: true,
     command: { program: 'npm', args: ['start', '--', '-p', '1'] },
   });
 });

@@ -1,0 +1,241 @@
+import { unlessGone } from '../restore/api.ts';
+import {
+  leasePath,
+  leasesPath,
+  microTime,
+  RESTORER_VARIABLE,
+  type RestorerConfig,
+  WATCHING_ANNOTATION,
+} from '../restore/lease.ts';
+import { LpkError } from '../wire/errors.ts';
+import { AGENT_IMAGE, AGENT_MOUNT, MANAGED_BY, objectName, SESSION_LABEL } from './agent-container.ts';
+import type { Cluster, Json } from './kube.ts';
+import type { Right } from './preflight.ts';
+import type { WorkloadRef } from './workload.ts';
+
+/**
+ * What puts a workload back when its laptop died: the session's Lease, which the laptop renews, and a small Deployment that
+ * watches it (`agent/pod/restorer.ts`). The workload owns the Lease, and the Lease all else of the session.
+ */
+
+const COORDINATION = 'coordination.k8s.io';
+const RBAC = 'rbac.authorization.k8s.io';
+
+/** An entry of `ownerReferences`. */
+export type Owner = { apiVersion: string; kind: string; name: string; uid: string };
+
+const LEASE_VERBS = ['get', 'list', 'watch', 'patch', 'delete'];
+
+/** What it takes to keep a Lease: the session is then seen to live, by colleagues and by the restorer. */
+export function rightsToLease(): Right[] {
+  return ['create', ...LEASE_VERBS].map((verb) => ({ verb, group: COORDINATION, resource: 'leases' }));
+}
+
+/** What it takes to leave a restorer beside that. Nobody can grant what they lack, so what it may do is among them. */
+export function rightsToRestorer({ kind }: { kind: string }): Right[] {
+  const made: [group: string, resource: string][] = [
+    ['', 'serviceaccounts'],
+    [RBAC, 'roles'],
+    [RBAC, 'rolebindings'],
+    ['apps', 'deployments'],
+  ];
+  return [
+    ...made.flatMap(([group, resource]) => ['create', 'delete'].map((verb) => ({ verb, group, resource }))),
+    ...(kind === 'statefulset' ? ['get', 'delete'].map((verb) => ({ verb, resource: 'pods' })) : []),
+  ];
+}
+
+export type LeaseSpec = {
+  /** How long the laptop may be silent, ms. */
+  silenceMs: number;
+  restorer: boolean;
+};
+
+/** Makes the session's Lease; what is there already stays. LpkError: what requests throw. */
+export async function createLease(
+  cluster: Cluster,
+  workload: Json,
+  given: { session: string; owner: string; host: string; silenceMs: number },
+): Promise<Owner> {
+  const { namespace, name, uid } = workload.metadata;
+  const now = microTime(new Date());
+  const lease = {
+    apiVersion: `${COORDINATION}/v1`,
+    kind: 'Lease',
+    metadata: metadata(given.session, { apiVersion: 'apps/v1', kind: workload.kind, name, uid }),
+    spec: {
+      holderIdentity: `${given.owner}@${given.host}`,
+      leaseDurationSeconds: Math.round(given.silenceMs / 1_000),
+      acquireTime: now,
+      renewTime: now,
+    },
+  };
+  const path = leasesPath(namespace);
+  const made = await cluster.request('POST', path, { body: lease }).catch((error: unknown) => {
+    // The name is ours alone: it is there because an earlier try's answer was lost.
+    if (!(error instanceof LpkError) || error.code !== 'conflict') throw error;
+    return cluster.request('GET', leasePath(namespace, given.session));
+  });
+  return { apiVersion: lease.apiVersion, kind: lease.kind, name: lease.metadata.name, uid: made.metadata.uid };
+}
+
+/** Makes the restorer, its rights first. What is there already stays. LpkError: what requests throw. */
+export async function createRestorer(
+  cluster: Cluster,
+  workload: Json,
+  given: { ref: WorkloadRef; session: string; image?: string; lease: Owner },
+): Promise<void> {
+  const { ref, session, lease } = given;
+  const meta = metadata(session, lease);
+  const { name } = meta;
+  const config: RestorerConfig = {
+    session,
+    namespace: ref.namespace,
+    kind: ref.kind,
+    apiPath: ref.apiPath,
+    pods: ref.kind === 'statefulset' ? podNames(workload) : [],
+  };
+  const create = (path: string, body: Json) =>
+    cluster.request('POST', path, { body: { ...body, metadata: meta } }).catch((error: unknown) => {
+      if (!(error instanceof LpkError) || error.code !== 'conflict') throw error;
+    });
+  const rbac = `/apis/${RBAC}/v1/namespaces/${ref.namespace}`;
+  const subject = { kind: 'ServiceAccount', name, namespace: ref.namespace };
+  const roleRef = { apiGroup: RBAC, kind: 'Role', name };
+  const rights = await Promise.allSettled([
+    create(`/api/v1/namespaces/${ref.namespace}/serviceaccounts`, { apiVersion: 'v1', kind: 'ServiceAccount' }),
+    create(`${rbac}/roles`, { apiVersion: `${RBAC}/v1`, kind: 'Role', rules: restorerRules(ref, config) }),
+    create(`${rbac}/rolebindings`, { apiVersion: `${RBAC}/v1`, kind: 'RoleBinding', subjects: [subject], roleRef }),
+  ]);
+  for (const each of rights) if (each.status === 'rejected') throw each.reason;
+  const image = given.image ?? AGENT_IMAGE;
+  await create(`/apis/apps/v1/namespaces/${ref.namespace}/deployments`, deployment(workload, config, image));
+}
+
+/** Removes Lease and restorer; that they are gone, or were never made, is fine. What one may not delete goes with the Lease. */
+export async function removeRestorer(cluster: Cluster, namespace: string, session: string): Promise<void> {
+  const name = objectName(session);
+  const remove = (path: string) => {
+    const body = { apiVersion: 'v1', kind: 'DeleteOptions', propagationPolicy: 'Background' };
+    return unlessGone(cluster.request('DELETE', path, { body })).catch((error: unknown) => {
+      if (!(error instanceof LpkError) || error.code !== 'forbidden') throw error;
+    });
+  };
+  // First what owns the rest: if this is as far as we get, nothing stays.
+  await remove(leasePath(namespace, session));
+  const rbac = `/apis/${RBAC}/v1/namespaces/${namespace}`;
+  await Promise.all([
+    remove(`/apis/apps/v1/namespaces/${namespace}/deployments/${name}`),
+    remove(`${rbac}/rolebindings/${name}`),
+    remove(`${rbac}/roles/${name}`),
+    remove(`/api/v1/namespaces/${namespace}/serviceaccounts/${name}`),
+  ]);
+}
+
+/** Renews the Lease: the laptop is there. The Lease as it is then; LpkError: what requests throw, `not-found` when it is gone. */
+export async function renewLease(
+  cluster: Cluster,
+  at: { namespace: string; session: string },
+  options: { signal?: AbortSignal; timeoutMs?: number } = {},
+): Promise<Json> {
+  const contentType = 'application/merge-patch+json';
+  const body = { spec: { renewTime: microTime(new Date()) } };
+  return await cluster.request('PATCH', leasePath(at.namespace, at.session), { body, contentType, ...options });
+}
+
+/** Does somebody watch over it? */
+export function isWatched(lease: Json): boolean {
+  return lease.metadata.annotations?.[WATCHING_ANNOTATION] !== undefined;
+}
+
+function metadata(session: string, owner: Owner): Json {
+  return {
+    name: objectName(session),
+    labels: { ...MANAGED_BY, [SESSION_LABEL]: session },
+    ownerReferences: [owner],
+  };
+}
+
+/** Exactly the session's objects, by name. */
+export function restorerRules({ kind, name }: WorkloadRef, { session, pods }: RestorerConfig): Json[] {
+  return [
+    { apiGroups: ['apps'], resources: [`${kind}s`], resourceNames: [name], verbs: ['get', 'patch'] },
+    { apiGroups: [COORDINATION], resources: ['leases'], resourceNames: [objectName(session)], verbs: LEASE_VERBS },
+    ...(pods.length > 0
+      ? [{ apiGroups: [''], resources: ['pods'], resourceNames: pods, verbs: ['get', 'delete'] }]
+      : []),
+  ];
+}
+
+/** A StatefulSet's pods, and those it would have if it grew meanwhile. */
+function podNames({ metadata: { name }, spec }: Json): string[] {
+  const { start = 0 } = spec.ordinals ?? {};
+  const replicas = spec.replicas ?? 1;
+  return Array.from({ length: Math.max(2 * replicas, replicas + 10) }, (_, i) => `${name}-${start + i}`);
+}
+
+/** A user that no image has: the restorer needs none of its own. */
+const NOBODY = 65_532;
+/** Small, and what a loop that waits needs. */
+const NODE = ['node', '--max-semi-space-size=1', '--max-old-space-size=24'];
+const BUNDLE_VOLUME = 'lpk-restorer';
+/** It must not wait five minutes, as pods do, for a node that is gone. */
+const LEAVES_DEAD_NODES = ['not-ready', 'unreachable'].map((state) => ({
+  key: `node.kubernetes.io/${state}`,
+  operator: 'Exists',
+  effect: 'NoExecute',
+  tolerationSeconds: 30,
+}));
+
+/** Passes the "restricted" Pod Security Standard. One replica: a bare pod would end with its node. */
+function deployment(workload: Json, config: RestorerConfig, image: string): Json {
+  const name = objectName(config.session);
+  const labels = { ...MANAGED_BY, [SESSION_LABEL]: config.session, 'app.kubernetes.io/component': 'restorer' };
+  const { imagePullSecrets, tolerations = [] } = workload.spec.template.spec;
+  const memory = '64Mi';
+  return {
+    apiVersion: 'apps/v1',
+    kind: 'Deployment',
+    spec: {
+      replicas: 1,
+      revisionHistoryLimit: 0,
+      strategy: { type: 'Recreate' },
+      selector: { matchLabels: labels },
+      template: {
+        metadata: { labels },
+        spec: {
+          serviceAccountName: name,
+          automountServiceAccountToken: true,
+          enableServiceLinks: false,
+          terminationGracePeriodSeconds: 1,
+          nodeSelector: { 'kubernetes.io/os': 'linux' },
+          tolerations: [...tolerations, ...LEAVES_DEAD_NODES],
+          ...(imagePullSecrets ? { imagePullSecrets } : {}),
+          securityContext: {
+            runAsNonRoot: true,
+            runAsUser: NOBODY,
+            runAsGroup: NOBODY,
+            seccompProfile: { type: 'RuntimeDefault' },
+          },
+          containers: [
+            {
+              name: 'restorer',
+              image,
+              imagePullPolicy: 'IfNotPresent',
+              command: [...NODE, `${AGENT_MOUNT}/agent.mjs`, 'restorer'],
+              env: [{ name: RESTORER_VARIABLE, value: JSON.stringify(config) }],
+              resources: { requests: { cpu: '5m', memory }, limits: { memory } },
+              securityContext: {
+                allowPrivilegeEscalation: false,
+                readOnlyRootFilesystem: true,
+                capabilities: { drop: ['ALL'] },
+              },
+              volumeMounts: [{ name: BUNDLE_VOLUME, mountPath: AGENT_MOUNT, readOnly: true }],
+            },
+          ],
+          volumes: [{ name: BUNDLE_VOLUME, configMap: { name, items: [{ key: 'agent.mjs', path: 'agent.mjs' }] } }],
+        },
+      },
+    },
+  };
+}

@@ -1,0 +1,151 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Json } from '../restore/api.ts';
+import {
+  leasePath,
+  leasesPath,
+  microTime,
+  RESTORER_VARIABLE,
+  type RestorerConfig,
+  silenceMs,
+  WATCHING_ANNOTATION,
+} from '../restore/lease.ts';
+import { putBack } from '../restore/put-back.ts';
+import { objectName } from '../restore/record.ts';
+import { LpkError } from '../wire/errors.ts';
+import { apiServer, type WatchingApi } from './api-server.ts';
+import { LeaseClock } from './lease-clock.ts';
+
+const FIRST_PAUSE_MS = 500;
+const LONGEST_PAUSE_MS = 10_000;
+
+/** The restorer's surroundings; a test brings its own time and its own API server. */
+export type Surroundings = {
+  api: WatchingApi;
+  /** Of a clock that never jumps, ms. */
+  nowMs: () => number;
+  wait: (ms: number, signal?: AbortSignal) => Promise<void>;
+  log: (line: string) => void;
+};
+
+/** Runs until it is ended from outside: a Deployment would only start it again. */
+export async function runRestorer(): Promise<void> {
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, () => process.exit(0));
+  setInterval(() => {}, 2 ** 30);
+  await keepWatch(JSON.parse(process.env[RESTORER_VARIABLE] ?? '{}') as RestorerConfig, {
+    api: apiServer(),
+    nowMs: () => performance.now(),
+    wait: (ms, signal) => sleep(ms, undefined, { signal }),
+    log: (line) => console.log(`${new Date().toISOString()} ${line}`),
+  });
+}
+
+/**
+ * Watches a session's Lease; when it has lapsed, or is gone, puts the workload back and deletes the Lease, which owns
+ * everything else of the session, the restorer's own Deployment and rights included. Nothing makes it give up: whatever
+ * fails is tried again, the Lease first, since the laptop may have come back meanwhile.
+ */
+export async function keepWatch(config: RestorerConfig, { api, nowMs, wait, log }: Surroundings): Promise<void> {
+  const path = leasePath(config.namespace, config.session);
+  const clock = new LeaseClock(nowMs());
+  let marked = false;
+  let pauseMs = FIRST_PAUSE_MS;
+
+  async function readLease(): Promise<Json | undefined> {
+    try {
+      const lease = await api.request('GET', path);
+      see(lease);
+      return lease;
+    } catch (error) {
+      if (error instanceof LpkError && error.code === 'not-found') return undefined;
+      clock.lost();
+      throw error;
+    }
+  }
+
+  const see = (lease: Json) => clock.seen(lease.spec?.renewTime ?? '', silenceMs(lease), nowMs());
+
+  /** For the laptop, which warns when nobody watches. */
+  async function mark(lease: Json): Promise<Json> {
+    if (marked) return lease;
+    const annotations = { [WATCHING_ANNOTATION]: microTime(new Date()) };
+    const contentType = 'application/merge-patch+json';
+    const now = await api.request('PATCH', path, { body: { metadata: { annotations } }, contentType });
+    marked = true;
+    log(`watching over ${config.apiPath}, session ${config.session}`);
+    return now;
+  }
+
+  /** Until the Lease has lapsed, is deleted, or the watch ended. */
+  async function watch(lease: Json): Promise<void> {
+    const stop = new AbortController();
+    const query = {
+      fieldSelector: `metadata.name=${objectName(config.session)}`,
+      resourceVersion: lease.metadata.resourceVersion,
+    };
+    const watching = api.watch(
+      leasesPath(config.namespace),
+      query,
+      (type, object) => (type === 'DELETED' ? stop.abort() : see(object)),
+      stop.signal,
+    );
+    const lapse = (async () => {
+      for (let leftMs = clock.leftMs(nowMs()); leftMs > 0; leftMs = clock.leftMs(nowMs()))
+        await wait(leftMs, stop.signal);
+    })();
+    try {
+      await Promise.race([watching, lapse]);
+    } catch (error) {
+      if (!stop.signal.aborted) throw error;
+    } finally {
+      clock.contact(nowMs());
+      stop.abort();
+      await Promise.allSettled([watching, lapse]);
+    }
+  }
+
+  async function takeBack(lease: Json | undefined): Promise<void> {
+    log(lease ? `the laptop was not heard of for ${silenceMs(lease) / 1_000} s` : 'the Lease is gone');
+    const outcome = await putBack(api, config, (workload) => podsOf(config, api, workload));
+    const { kept } = outcome;
+    log(
+      `${config.apiPath}: ${outcome.workload}${kept.length > 0 ? `; left as others made it: ${kept.join(', ')}` : ''}`,
+    );
+    // Its last deed: what the Lease owns goes with it.
+    const body = { apiVersion: 'v1', kind: 'DeleteOptions', propagationPolicy: 'Background' };
+    if (lease) await api.request('DELETE', path, { body });
+  }
+
+  for (;;) {
+    try {
+      const lease = await readLease();
+      if (lease && clock.leftMs(nowMs()) > 0) await watch(await mark(lease));
+      else {
+        await takeBack(lease);
+        return;
+      }
+      pauseMs = FIRST_PAUSE_MS;
+    } catch (error) {
+      log(`${error instanceof Error ? error.message : error}; again in ${pauseMs / 1_000} s`);
+      await wait(pauseMs);
+      pauseMs = Math.min(pauseMs * 2, LONGEST_PAUSE_MS);
+    }
+  }
+}
+
+/** One by one, as the restorer may read these by name and list none. */
+async function podsOf({ namespace, pods }: RestorerConfig, api: WatchingApi, workload: Json): Promise<Json[]> {
+  const { start = 0 } = workload.spec.ordinals ?? {};
+  const wanted = Array.from(
+    { length: workload.spec.replicas ?? 1 },
+    (_, i) => `${workload.metadata.name}-${start + i}`,
+  ).filter((name) => pods.includes(name));
+  const found: Json[] = [];
+  for (const name of wanted) {
+    try {
+      found.push(await api.request('GET', `/api/v1/namespaces/${namespace}/pods/${name}`));
+    } catch (error) {
+      if (!(error instanceof LpkError) || error.code !== 'not-found') throw error;
+    }
+  }
+  return found;
+}

@@ -1,0 +1,42 @@
+import type { Json } from './api.ts';
+import { objectName } from './record.ts';
+
+/** The session's Lease: how long the laptop may be silent, when it was last heard of, and who else had a say. */
+
+/** What the restorer is told (in the variable `RESTORER_VARIABLE`, as JSON). */
+export type RestorerConfig = {
+  session: string;
+  namespace: string;
+  kind: string;
+  /** `/apis/apps/v1/namespaces/shop/deployments/web` */
+  apiPath: string;
+  /** Of a StatefulSet: those it may have to delete. */
+  pods: string[];
+};
+
+export const RESTORER_VARIABLE = 'LPK_RESTORER';
+
+/** On the Lease: since when (ISO 8601) the restorer watches. */
+export const WATCHING_ANNOTATION = 'lpk.dev/watching-since';
+
+/** On the Lease: who ended the session in its holder's stead; a `Person` as JSON. */
+export const ENDED_ANNOTATION = 'lpk.dev/ended-by';
+
+/** Of a namespace or (undefined) of all. */
+export function leasesPath(namespace: string | undefined): string {
+  return `/apis/coordination.k8s.io/v1/${namespace ? `namespaces/${namespace}/` : ''}leases`;
+}
+
+export function leasePath(namespace: string, session: string): string {
+  return `${leasesPath(namespace)}/${objectName(session)}`;
+}
+
+/** A time as a Lease has it: `metav1.MicroTime`. */
+export function microTime(date: Date): string {
+  return date.toISOString().replace(/Z$/, '000Z');
+}
+
+/** How long the laptop may be silent, ms. */
+export function silenceMs(lease: Json): number {
+  return (lease.spec?.leaseDurationSeconds ?? 45) * 1_000;
+}

@@ -1,0 +1,103 @@
+import type { Json } from '../agent/deploy/kube.ts';
+import { isWatched } from '../agent/deploy/restorer.ts';
+import { ENDED_ANNOTATION } from '../agent/restore/lease.ts';
+import { LpkError } from '../agent/wire/errors.ts';
+import type { Person } from './whoami.ts';
+
+const RENEW_MS = 10_000;
+const LOOK_MS = 1_000;
+/** What a restorer's pod gets to start. */
+const START_MS = 90_000;
+
+export type LeaseKeeperOptions = {
+  /** Renews it; the Lease as it is then. */
+  renew: () => Promise<Json>;
+  /** How long the laptop may be silent, ms. */
+  silenceMs: number;
+  /** A restorer is to watch: `unwatched` is called, once, when none does. */
+  restorer: boolean;
+  unwatched: () => void;
+  /** Somebody ended the session, or (undefined) the Lease is gone. Called once. */
+  ended: (by: Person | undefined) => void;
+  /** Of the clock on the wall: it goes on while the laptop sleeps. */
+  nowMs?: () => number;
+};
+
+/** Shows the cluster that this laptop lives: renews the session's Lease, and at once after a sleep. */
+export class LeaseKeeper {
+  #options: LeaseKeeperOptions;
+  #nowMs: () => number;
+  #startedMs: number;
+  #renewedMs: number | undefined;
+  #askedMs = Number.NEGATIVE_INFINITY;
+  #asking = false;
+  #ending = false;
+  #over = false;
+  #told = false;
+  #timer: NodeJS.Timeout | undefined;
+
+  constructor(options: LeaseKeeperOptions) {
+    this.#options = options;
+    this.#nowMs = options.nowMs ?? Date.now;
+    this.#startedMs = this.#nowMs();
+  }
+
+  /** How long this laptop has not been heard of, ms. */
+  get silentMs(): number {
+    return this.#nowMs() - (this.#renewedMs ?? this.#startedMs);
+  }
+
+  start(): void {
+    this.#timer = setInterval(() => void this.look(), LOOK_MS);
+    this.#timer.unref();
+  }
+
+  /** The session is being taken back by its holder: the Lease is renewed while it is there, and that it goes is no news. */
+  ending(): void {
+    this.#ending = true;
+  }
+
+  stop(): void {
+    this.#over = true;
+    clearInterval(this.#timer);
+  }
+
+  /** Renews if it is time. A failure is tried again a second later: the link says by itself that the network is gone. */
+  async look(): Promise<void> {
+    const { renew, silenceMs, restorer, unwatched, ended } = this.#options;
+    const now = this.#nowMs();
+    if (this.#over || this.#asking || now - this.#askedMs < Math.min(RENEW_MS, silenceMs / 3)) return;
+    this.#asking = true;
+    try {
+      const lease = await renew();
+      this.#renewedMs = this.#nowMs();
+      this.#askedMs = now;
+      const by = endedBy(lease);
+      if (by && !this.#ending) {
+        this.stop();
+        ended(by);
+      } else if (restorer && !this.#told && !isWatched(lease) && now - this.#startedMs > START_MS) {
+        this.#told = true;
+        unwatched();
+      }
+    } catch (error) {
+      // Not found before the first time: it is only just being made.
+      const gone = error instanceof LpkError && error.code === 'not-found' && this.#renewedMs !== undefined;
+      if (!gone || this.#ending || this.#over) return;
+      this.stop();
+      ended(undefined);
+    } finally {
+      this.#asking = false;
+    }
+  }
+}
+
+/** Who ended the session in its holder's stead, if somebody did. */
+export function endedBy(lease: Json): Person | undefined {
+  const text = lease.metadata.annotations?.[ENDED_ANNOTATION];
+  try {
+    return text === undefined ? undefined : (JSON.parse(text) as Person);
+  } catch {
+    return undefined;
+  }
+}

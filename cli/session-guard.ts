@@ -1,0 +1,86 @@
+import type { Target } from '../agent/deploy/find.ts';
+import type { Cluster } from '../agent/deploy/kube.ts';
+import { describeRights, missingRights } from '../agent/deploy/preflight.ts';
+import { type LeaseSpec, renewLease, rightsToLease, rightsToRestorer } from '../agent/deploy/restorer.ts';
+import { workloadName } from '../agent/deploy/workload.ts';
+import { leasePath } from '../agent/restore/lease.ts';
+import { objectName } from '../agent/restore/record.ts';
+import type { LpkError } from '../agent/wire/errors.ts';
+import { endedBy, LeaseKeeper } from './lease-keeper.ts';
+import type { Output } from './output.ts';
+
+/** What a session of `lpk connect` leaves in the cluster against this laptop's death, and what it says of it. */
+
+const RENEWAL_TIMEOUT_MS = 5_000;
+
+export type GuardOptions = {
+  /** How long this laptop may be silent before the workload is put back, ms. */
+  restoreAfterMs: number;
+  restorer: boolean;
+};
+
+/** `missing`: the rights there would have to be for more, in words. */
+export type GuardPlan = { lease: LeaseSpec | undefined; missing: string | undefined };
+
+/** What the user's rights allow; changes nothing. LpkError: what requests throw. */
+export async function planGuard(cluster: Cluster, target: Target, options: GuardOptions): Promise<GuardPlan> {
+  const wanted = [...rightsToLease(), ...(options.restorer ? rightsToRestorer(target) : [])];
+  const missing = await missingRights(cluster, wanted);
+  const words = missing.length > 0 ? `user "${cluster.user}" may not ${describeRights(missing)}` : undefined;
+  if (missing.some(({ resource }) => resource === 'leases')) return { lease: undefined, missing: words };
+  const restorer = options.restorer && missing.length === 0;
+  return { lease: { silenceMs: options.restoreAfterMs, restorer }, missing: words };
+}
+
+export type Guarded = {
+  cluster: Cluster;
+  target: Target;
+  session: string;
+  silenceMs: number;
+  restorer: boolean;
+  remedy: string;
+  output: Output;
+  /** The session may be over: look. */
+  check: () => void;
+};
+
+/** Renews the Lease from now on. */
+export function keepLease(given: Guarded): LeaseKeeper {
+  const { cluster, target, session, silenceMs, restorer, remedy, output, check } = given;
+  const at = { namespace: target.namespace, session };
+  const keeper = new LeaseKeeper({
+    silenceMs,
+    restorer,
+    renew: () => renewLease(cluster, at, { timeoutMs: RENEWAL_TIMEOUT_MS }),
+    ended: check,
+    unwatched: () =>
+      sayWithout(
+        output,
+        `its pod does not run (kubectl describe deployment ${objectName(session)} -n ${target.namespace})`,
+        remedy,
+      ),
+  });
+  keeper.start();
+  return keeper;
+}
+
+/** One line: there is no restorer, and what that means. */
+export function sayWithout(output: Output, why: string, remedy: string): void {
+  output.say(`no restorer: ${why}; \`${remedy}\` puts it back if this laptop dies`, 'no-restorer');
+}
+
+/** Why a session is over that its holder did not end: `was released by bob on host-b`, … */
+export async function whyEnded(given: Omit<Guarded, 'check'>, keeper: LeaseKeeper | undefined): Promise<string> {
+  const { cluster, target, session, silenceMs, restorer } = given;
+  const lease = await cluster
+    .request('GET', leasePath(target.namespace, session), { timeoutMs: RENEWAL_TIMEOUT_MS })
+    .catch((_: LpkError) => undefined); // gone already, or not to be read: then nobody signed
+  const by = lease && endedBy(lease);
+  if (by) return `${workloadName(target)} was taken back by ${by.owner} on ${by.host}`;
+  const silentMs = keeper?.silentMs ?? 0;
+  if (restorer && silentMs >= silenceMs) {
+    const seconds = Math.round(silentMs / 1_000);
+    return `${workloadName(target)} was put back by its restorer: this laptop was not heard of for ${seconds} s (--restore-after ${silenceMs / 1_000})`;
+  }
+  return `${workloadName(target)} was put back by somebody else`;
+}
