@@ -7,21 +7,23 @@ import os from 'node:os';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
 import { kubectl } from '../cluster/cluster.ts';
+import { capture } from './capture.ts';
 import { dns } from './dns.ts';
 import type { Measured, Mode, Setting } from './mode.ts';
 import { add, type Samples, summarize, table } from './report.ts';
 import { openScene } from './scene.ts';
 import { distance, throughput } from './tunnels.ts';
 
-const USAGE = `scripts/bench [--rounds N] [--mib N] [--delay MS | --dns [--names N]] [--only WORD] [--out FILE] [--check]
+const USAGE = `scripts/bench [--rounds N] [--mib N] [--delay MS | --capture | --dns [--names N]] [--only WORD] [--out FILE] [--check]
   Throughput and latency of lpk's SOCKS door and TUN device, of kubectl port-forward and of chisel; or
   --delay MS   put the API server so many ms away, one way, and count in round trips (without TUN)
+  --capture    the same program captured and by the SOCKS door: connects, throughput, start-up
   --dns        the DNS server of lpk proxy, beside dnsmasq
 
   --rounds N   rounds over all subjects (default 5; their medians count)
   --mib N      size of each timed transfer (default 256)
   --names N    how many distinct names must not make the DNS server grow (default 1000000)
-  --only WORD  only subjects whose name has the word (kubectl, proxy, port-forward, TUN, chisel; dnsmasq, lpk)
+  --only WORD  only subjects whose name has the word (kubectl, proxy, port-forward, TUN, chisel; dnsmasq, lpk; SOCKS, captured)
   --out FILE   where the JSON goes (default bench.json)
   --check      exit code 1 when a goal is missed`;
 
@@ -33,6 +35,7 @@ const { values: options } = parseArgs({
     rounds: { type: 'string', default: '5' },
     mib: { type: 'string', default: '256' },
     delay: { type: 'string', default: '0' },
+    capture: { type: 'boolean', default: false },
     dns: { type: 'boolean', default: false },
     names: { type: 'string', default: '1000000' },
     only: { type: 'string', default: '' },
@@ -51,7 +54,8 @@ const [rounds, mib, oneWayMs, names] = [options.rounds, options.mib, options.del
   number,
   number,
 ];
-if (!(rounds >= 1 && mib >= 1 && oneWayMs >= 0 && names >= 100) || (options.dns && oneWayMs > 0)) {
+const modes = [options.dns, options.capture, oneWayMs > 0].filter(Boolean).length;
+if (!(rounds >= 1 && mib >= 1 && oneWayMs >= 0 && names >= 100) || modes > 1) {
   console.error(USAGE);
   process.exit(2);
 }
@@ -122,6 +126,7 @@ async function chosenMode(setting: Setting): Promise<Mode> {
   const scene = await openScene(folder, oneWayMs);
   closing.push(() => scene.close());
   if (options.dns) return dns(scene, setting, names);
+  if (options.capture) return capture(scene, setting, mib);
   return oneWayMs > 0 ? distance(scene, setting, oneWayMs) : throughput(scene, setting, mib);
 }
 

@@ -12,7 +12,11 @@ import { openTun } from './tun.ts';
 
 /** TCP through each program: throughput, latency and CPU, or, when the API server is far away, round trips. */
 
-type Ask = (job: Order['job'], server: ServerName, extent?: { times?: number; byAddress?: boolean }) => Promise<Result>;
+export type Ask = (
+  job: Order['job'],
+  server: ServerName,
+  extent?: { times?: number; byAddress?: boolean },
+) => Promise<Result>;
 
 /** `mib`: size of each timed transfer. */
 export function throughput(scene: Scene, setting: Setting, mib: number): Mode {
@@ -59,16 +63,22 @@ function measuredBy(
     name,
     open: async () => {
       const subject = await open();
-      const ask: Ask = (job, server, { times = 0, byAddress = false } = {}) => {
-        const order: Order = { job, ...subject.way(server, byAddress), bytes: mib * 1024 * 1024, times };
-        return load(subject, order, setting.interrupted);
-      };
+      const ask = asking(subject, mib, setting);
       return { name: subject.name, measure: () => measure(subject, ask), close: () => subject.close() };
     },
   }));
 }
 
-async function measureThroughput(subject: Subject, ask: Ask): ReturnType<Measured['measure']> {
+/** `mib`: size of a transfer. */
+export function asking(subject: Subject, mib: number, { interrupted }: Setting): Ask {
+  return (job, server, { times = 0, byAddress = false } = {}) => {
+    const order: Order = { job, ...subject.way(server, byAddress), bytes: mib * 1024 * 1024, times };
+    return load(subject, order, interrupted);
+  };
+}
+
+/** Throughput, and what it costs in CPU time. */
+export async function transfers(subject: Subject, ask: Ask): ReturnType<Measured['measure']> {
   const values: Record<string, number | undefined> = {};
   for (const [job, server, at] of [
     ['down', 'source', 'Down'],
@@ -82,6 +92,11 @@ async function measureThroughput(subject: Subject, ask: Ask): ReturnType<Measure
     values[`laptopCpu${at}`] = (after.laptop - before.laptop) / gigabytes;
     values[`agentCpu${at}`] = after.agent === undefined ? undefined : (after.agent - (before.agent ?? 0)) / gigabytes;
   }
+  return values;
+}
+
+async function measureThroughput(subject: Subject, ask: Ask): ReturnType<Measured['measure']> {
+  const values = await transfers(subject, ask);
   const echo = await ask('echo', 'echo', { times: 2_000 });
   const connect = await ask('connect', 'echo', { times: 300 });
   const byAddress =

@@ -4,6 +4,7 @@ import { NOTHING } from '../../bench/dnsperf.ts';
 import {
   add,
   answeredGoal,
+  captureGoals,
   distanceGoals,
   dnsGoals,
   median,
@@ -73,6 +74,52 @@ test('what was not measured is no goal reached', () => {
   assert.ok(dnsGoals(summarize(new Map())).every(({ holds }) => !holds));
   const { holds, vital } = answeredGoal('lpk proxy', NOTHING);
   assert.deepEqual({ holds, vital }, { holds: false, vital: true });
+});
+
+/** A round's values of capture, and the door's beside them. */
+function captured(values: Record<string, number>): Record<string, number> {
+  return {
+    ...{ downMBps: 95, upMBps: 95, loopbackP50Us: 80, clusterP50Us: 1_150, crowdAnswered: 500, startUpMs: 150 },
+    ...values,
+  };
+}
+const DOOR = { downMBps: 100, upMBps: 100, loopbackP50Us: 20, clusterP50Us: 1_000, crowdAnswered: 500 };
+
+function captureGoalsOf(rounds: [door: Record<string, number>, captured: Record<string, number>][]) {
+  const samples: Samples = new Map();
+  for (const [door, values] of rounds) {
+    add(samples, 'SOCKS door', door);
+    add(samples, 'captured', values);
+  }
+  return captureGoals(summarize(samples));
+}
+
+test('goals of capture hold at their bound, and not beyond', () => {
+  const at = (values: Record<string, number>) => captureGoalsOf([[DOOR, captured(values)]]).map(({ holds }) => holds);
+  assert.deepEqual(at({}), [true, true, true, true, true, true]);
+  const beyond = {
+    downMBps: 94,
+    upMBps: 94,
+    loopbackP50Us: 81,
+    clusterP50Us: 1_151,
+    crowdAnswered: 499,
+    startUpMs: 151,
+  };
+  assert.deepEqual(at(beyond), [false, false, false, false, false, false]);
+  assert.ok(captureGoals(summarize(new Map())).every(({ holds }) => !holds));
+});
+
+test('what capture adds is the median of the rounds’ own differences; a connect lost in any round is lost', () => {
+  const busy = { ...DOOR, loopbackP50Us: 200, clusterP50Us: 5_000 };
+  const goals = captureGoalsOf([
+    [DOOR, captured({ loopbackP50Us: 70, clusterP50Us: 990 })],
+    [busy, captured({ loopbackP50Us: 240, clusterP50Us: 5_020, crowdAnswered: 498 })],
+    [DOOR, captured({ loopbackP50Us: 65, clusterP50Us: 1_400 })],
+  ]);
+  assert.deepEqual(
+    goals.map(({ value }) => value),
+    [0.95, 0.95, 45, 20, 2, 150],
+  );
 });
 
 test('goals of the DNS server hold at their bound, and not beyond', () => {
