@@ -1,0 +1,161 @@
+import assert from 'node:assert/strict';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { after, before, describe, test } from 'node:test';
+import { Ajv2020 } from 'ajv/dist/2020.js';
+import { parse } from 'yaml';
+import schema from '../../cli/lpk.schema.json' with { type: 'json' };
+import { endAll, Lpk } from './lpk.ts';
+import { eventually, freePort, Shop, service, sidecar, workload } from './shop.ts';
+import { Terminal } from './terminal.ts';
+
+/** `lpk init` at a real terminal, and what `lpk connect` then does without being told more. */
+
+const MAIN = path.join(import.meta.dirname, '../../cli/main.ts');
+const dir = mkdtempSync(path.join(tmpdir(), 'lpk-init-'));
+const terminals: Terminal[] = [];
+let shop: Shop;
+
+before(async () => {
+  shop = await Shop.open('init');
+  await Promise.all([
+    shop.deployCaller(),
+    shop.deploy(
+      workload('Deployment', 'web', { sidecar: sidecar('side', 8090) }),
+      service('web', [[80, 8080]]),
+      workload('Deployment', 'api'),
+      service('api', [[80, 8080]]),
+    ),
+  ]);
+});
+
+after(async () => {
+  for (const terminal of terminals) await terminal.close();
+  endAll();
+  rmSync(dir, { recursive: true });
+  await shop?.close();
+});
+
+/** A folder with a program that answers on `port` and says whose variables it has. */
+function code(name: string, port: number): string {
+  const folder = path.join(dir, name);
+  mkdirSync(folder);
+  writeFileSync(path.join(folder, 'package.json'), JSON.stringify({ scripts: { start: 'node server.js' } }));
+  const answer = `'laptop as ' + process.env.ROLE + ', ' + process.env.GREETING`;
+  const server = `require('http').createServer((_, response) => response.end(${answer})).listen(${port}, '127.0.0.1');`;
+  writeFileSync(path.join(folder, 'server.js'), server);
+  return folder;
+}
+
+async function atTerminal(folder: string, ...args: string[]): Promise<Terminal> {
+  const env = { KUBECONFIG: shop.kubeconfig, PATH: `${path.dirname(process.execPath)}:${process.env.PATH}` };
+  const terminal = await Terminal.open(folder, [process.execPath, MAIN, ...args], env);
+  terminals.push(terminal);
+  return terminal;
+}
+
+/** `lpk connect` and nothing else, in that folder; the environment is what a shell there would have. */
+function connectIn(folder: string, ...args: string[]): Lpk {
+  const env = { KUBECONFIG: shop.kubeconfig, PATH: `${path.dirname(process.execPath)}:${process.env.PATH}` };
+  return new Lpk(['connect', ...args], { env, around: (command) => ['env', '-C', folder, ...command] });
+}
+
+async function answers(name: string, expected: string): Promise<void> {
+  await eventually(`${name} answers "${expected}"`, async () => {
+    const { received } = await shop.callHttp(name, 80);
+    return String(received).includes(expected);
+  });
+}
+
+async function namespaceByName(terminal: Terminal): Promise<void> {
+  await terminal.shows(/◆ {2}Namespace/);
+  await terminal.type(shop.namespace);
+  await terminal.shows(/\(1 match\)/);
+  await terminal.press('Enter');
+}
+
+describe('lpk init', { concurrency: 2 }, () => {
+  test('asks by arrow keys and search, and lpk connect needs no argument', async () => {
+    const port = await freePort();
+    const folder = code('init', port);
+    const bridge = 'version: 0.1\nenv:\n  - name: GREETING\n    value: hello $(services:api)\n';
+    writeFileSync(path.join(folder, 'KubernetesLocalProcessConfig.yaml'), bridge);
+
+    const terminal = await atTerminal(folder, 'init');
+    await namespaceByName(terminal);
+    await terminal.shows(/◆ {2}Service or workload/);
+    await terminal.type('web');
+    await terminal.shows(/● web/);
+    await terminal.press('Enter');
+    await terminal.shows(/◆ {2}Container[^◆]*● app/); // the one that the Service leads to
+    await terminal.press('Enter');
+    await terminal.shows(/◆ {2}Ports[^\n]*\n│ {2}8080/);
+    await terminal.press('C-u');
+    await terminal.type('70000:8080');
+    await terminal.press('Enter');
+    await terminal.shows(/70000 is not a port/);
+    await terminal.press('C-u');
+    await terminal.type(`${port}:8080`);
+    await terminal.press('Enter');
+    await terminal.shows(/◆ {2}Launch command[^◆]*● npm start/);
+    await terminal.press('Down');
+    await terminal.press('Up');
+    await terminal.shows(/● npm start/);
+    await terminal.press('Enter');
+    await terminal.shows(/◆ {2}Name of the profile\n│ {2}web/);
+    await terminal.press('Enter');
+    await terminal.shows(/profile web is in .*\n(.*\n)*ENDED with 0/);
+
+    const written = parse(readFileSync(path.join(folder, 'lpk.yaml'), 'utf8'));
+    const validate = new Ajv2020({ strict: true, allowUnionTypes: true }).compile(schema);
+    assert.equal(validate(written), true, JSON.stringify(validate.errors));
+    const { context, ...web } = written.profiles.web;
+    assert.deepEqual(web, {
+      ...{ target: 'web', namespace: shop.namespace, container: 'app', ports: [`${port}:8080`] },
+      ...{ command: ['npm', 'start'], env: { GREETING: 'hello $(services:api)' } },
+    });
+
+    const below = path.join(folder, 'src');
+    mkdirSync(below);
+    const lpk = connectIn(below);
+    const ready = await lpk.event('ready');
+    assert.equal(ready.workload, 'deployment/web');
+    await answers('web', 'laptop as web, hello api');
+    process.kill(-lpk.pid, 'SIGINT'); // as Ctrl-C does: npm alone would leave its own child behind
+    await lpk.exit();
+    await answers('web', 'web in pod');
+  });
+
+  test('lpk connect with neither target nor lpk.yaml asks, saves and connects', async () => {
+    const port = await freePort();
+    const folder = code('asks', port);
+    const terminal = await atTerminal(folder, 'connect', '-p', `${port}:8080`);
+    await namespaceByName(terminal);
+    await terminal.shows(/◆ {2}Service or workload/);
+    await terminal.type('deployment/api');
+    await terminal.shows(/● deployment\/api/);
+    await terminal.press('Enter');
+    await terminal.shows(/◆ {2}Launch command[^◆]*● npm start/);
+    await terminal.press('Enter');
+    await terminal.shows(/◆ {2}Save this in lpk.yaml/);
+    await terminal.press('Enter');
+    await terminal.shows(/◆ {2}Name of the profile/);
+    await terminal.press('Enter');
+    await terminal.shows(/proxy into the cluster/);
+    await answers('api', 'laptop as api');
+    assert.equal(existsSync(path.join(folder, 'lpk.yaml')), true);
+    await terminal.press('C-c');
+    await terminal.shows(/deployment\/api restored[^\n]*\n(.*\n)*ENDED with 130/);
+    await answers('api', 'api in pod');
+  });
+
+  test('Ctrl-C at a question changes nothing', async () => {
+    const folder = code('stops', await freePort());
+    const terminal = await atTerminal(folder, 'init');
+    await terminal.shows(/◆ {2}Namespace/);
+    await terminal.press('C-c');
+    await terminal.shows(/stopped; nothing was changed\n(.*\n)*ENDED with 130/);
+    assert.equal(existsSync(path.join(folder, 'lpk.yaml')), false);
+  });
+});
