@@ -7,6 +7,7 @@ import type { Leave } from './leave.ts';
 import type { Output } from './output.ts';
 import { shellVariables } from './proxy-env.ts';
 import type { Undo } from './undo.ts';
+import type { Wrap } from './volume-mounts.ts';
 import type { Way } from './way.ts';
 
 export type CommandOptions = {
@@ -18,6 +19,8 @@ export type CommandOptions = {
   /** The pod's variables, and what is made of them. */
   pod: Record<string, string>;
   environment?: EnvironmentChoice;
+  /** Gives it the pod's volumes. */
+  wrap?: Wrap | undefined;
   leave: Leave;
   undo: Undo;
   output: Output;
@@ -62,6 +65,7 @@ async function prepare({
   noRoutes,
   pod,
   environment,
+  wrap = (command, args) => ({ command, args }),
   undo,
   output,
 }: CommandOptions): Promise<Start> {
@@ -90,9 +94,9 @@ async function prepare({
     undo.add('stop the capture', () => caught.close());
     const { env } = childEnvironment({ laptop, pod, choice: environment });
     output.say(`captured: its connections and names go by ${way.name}`, 'capture', { capture: 'seccomp' });
-    return (command, args) => launch({ command, args, env, spawn: caught.spawn });
+    return (command, args) => launch({ ...wrap(command, args, env.PATH), env, spawn: caught.spawn });
   }
   const proxy = capture === 'none' ? undefined : await way.proxy();
   const { env } = childEnvironment({ laptop, pod, proxy, choice: environment });
-  return (command, args) => launch({ command, args, env });
+  return (command, args) => launch({ ...wrap(command, args, env.PATH), env });
 }

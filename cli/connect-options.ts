@@ -13,6 +13,7 @@ import {
   type Verb,
   type Words,
 } from './verb.ts';
+import { readVolumesChoice, type VolumesChoice, volumesOptions } from './volumes-options.ts';
 
 /** Inbound connections to the container's port reach 127.0.0.1:`laptopPort`. */
 export type PortMapping = {
@@ -43,6 +44,7 @@ export type ConnectOptions = ClusterOptions & {
   noRoutes: string[];
   /** Suffixes of names outside the cluster that the pod resolves, and reaches. */
   dnsInclude: string[];
+  volumes: VolumesChoice;
   /** Undefined: stay until asked to leave. */
   command: { program: string; args: string[] } | undefined;
 };
@@ -64,7 +66,7 @@ export const connectVerb: Verb = {
   ],
   options: (words) =>
     clusterOptions(
-      environmentOptions(words)
+      environmentOptions(volumesOptions(words))
         .positional('target', {
           type: 'string',
           describe: 'SERVICE, deployment/NAME, statefulset/NAME, daemonset/NAME or pod/NAME',
@@ -161,6 +163,7 @@ export function readConnectOptions(words: Words, command: string[] | undefined):
     routes: readRanges(words, 'route'),
     noRoutes: readRanges(words, 'no-route'),
     dnsInclude: readList(words, 'dns-include'),
+    volumes: readVolumesChoice(words),
     holdMs: readNumber(words, 'hold', { least: 1, most: MAX_HOLD_SECONDS, otherwise: DEFAULT_HOLD_SECONDS }) * 1000,
     restoreAfterMs: readNumber(words, 'restore-after', RESTORE_AFTER_SECONDS) * 1000,
     restorer: words['no-restorer'] !== true,

@@ -21,11 +21,12 @@ import { runCommand } from './command.ts';
 import type { ConnectOptions } from './connect-options.ts';
 import { assertCommand } from './launch.ts';
 import type { LeaseKeeper } from './lease-keeper.ts';
-import { untilLeaving } from './leave.ts';
+import { type Leave, untilLeaving } from './leave.ts';
 import type { Output } from './output.ts';
 import { mapPorts } from './ports.ts';
 import { keepLease, planGuard, sayWithout, whyEnded } from './session-guard.ts';
 import { Undo } from './undo.ts';
+import type { Volumes } from './volumes.ts';
 import { answering, type Way } from './way.ts';
 import { whoAmI } from './whoami.ts';
 
@@ -96,9 +97,10 @@ export async function connect(options: ConnectOptions, output: Output): Promise<
           dnsInclude: options.dnsInclude,
         });
         const { over } = attachment;
-        const all = { ...image, ...pod };
+        const volumes = await podsVolumes({ options, cluster, target, attachment, leave, undo, output });
+        const all = { ...image, ...pod, ...volumes?.env };
         return await runCommand(command, {
-          ...{ way, capture, routes, noRoutes, pod: all, environment },
+          ...{ way, capture, routes, noRoutes, pod: all, environment, wrap: volumes?.wrap },
           ...{ leave, undo, output, over },
         });
       }
@@ -284,6 +286,27 @@ async function podsWay(given: {
     proxy: () => Promise.resolve({ host: '127.0.0.1', port: door.port }),
     name: `the agent in ${workloadName(target)}`,
   };
+}
+
+/** What the command is to find of the pod's files. It is no reason to wait when the session is over, or the person leaves. */
+async function podsVolumes(given: {
+  options: ConnectOptions;
+  cluster: Cluster;
+  target: Target;
+  attachment: Attachment;
+  leave: Leave;
+  undo: Undo;
+  output: Output;
+}): Promise<Volumes | undefined> {
+  const { options, cluster, target, attachment, leave, undo, output } = given;
+  const [pod] = attachment.pods;
+  if (!options.volumes || pod === undefined) return undefined;
+  const { copyVolumes } = await import('./volumes.ts');
+  const { limitBytes } = options.volumes;
+  const session = () => attachment.session;
+  const copied = copyVolumes({ cluster, target, pod, session, limitBytes, undo, output });
+  copied.catch(() => {}); // when nobody waits any more
+  return await Promise.race([attachment.over, leave.asked().then(() => undefined), copied]);
 }
 
 /** Marks a step as failed and passes the error on. */

@@ -2,6 +2,7 @@ import type { Session } from '../wire/session.ts';
 import type { Stream } from '../wire/stream.ts';
 import { answer, answerControl, type Operations } from './control.ts';
 import { dialTcp, dialUdp } from './dial.ts';
+import { serveFiles } from './files.ts';
 import { Listeners } from './listen.ts';
 import { forwardDns, podResolverConfig } from './resolve.ts';
 
@@ -25,6 +26,8 @@ export function serveSession(session: Session, environment: Record<string, strin
         return void answer(stream, (question) => forwardDns(question, podResolverConfig().nameservers));
       case 'control':
         return void answerControl(stream, operations);
+      case 'files':
+        return void serveFiles(stream);
       case 'accept':
         return stream.reset('not-allowed', 'only the agent accepts connections');
     }

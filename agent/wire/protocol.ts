@@ -26,7 +26,7 @@ export type FrameType = (typeof FRAME)[keyof typeof FRAME];
 /** Frame types at and above this one are neither numbered nor kept. */
 export const FIRST_UNNUMBERED = 16;
 
-export const KIND = { tcp: 1, udp: 2, dns: 3, accept: 4, control: 5 } as const;
+export const KIND = { tcp: 1, udp: 2, dns: 3, accept: 4, control: 5, files: 6 } as const;
 
 export type StreamKind = keyof typeof KIND;
 

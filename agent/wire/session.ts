@@ -114,6 +114,13 @@ export class Session extends EventEmitter<SessionEvents> {
     }
   }
 
+  /** A mount of the pod as an archive that goes on with what changes in it: SPEC.md, "Files". `request`: JSON. Throws LpkError. */
+  openFiles(request: Buffer): Stream {
+    const stream = this.#open({ kind: 'files', host: '', port: 0 }, request);
+    stream.end();
+    return stream;
+  }
+
   #ask(kind: StreamKind, operation: string, question: Buffer): Promise<Buffer> {
     return new Promise((resolve, reject) => {
       const stream = this.#open({ kind, host: operation, port: 0 }, question);

@@ -19,6 +19,7 @@ test('what is not given has its default', () => {
     routes: [],
     noRoutes: [],
     dnsInclude: [],
+    volumes: { limitBytes: 104_857_600 },
     holdMs: 60_000,
     restoreAfterMs: 45_000,
     restorer: true,
@@ -39,6 +40,7 @@ test('what is given is read', () => {
     'proxy-port': '1080',
     'no-wait': true,
     hold: '5',
+    'volume-limit': '5',
     output: 'json',
   };
   assert.deepEqual(readConnectOptions(words, ['npm', 'start', '--', '-p', '1']), {
@@ -60,11 +62,24 @@ test('what is given is read', () => {
     routes: [],
     noRoutes: [],
     dnsInclude: [],
+    volumes: { limitBytes: 5_242_880 },
     holdMs: 5000,
     restoreAfterMs: 45_000,
     restorer: true,
     command: { program: 'npm', args: ['start', '--', '-p', '1'] },
   });
+});
+
+test('volumes are read-only copies or none', () => {
+  assert.equal(readConnectOptions({ target: 'web', volumes: 'none' }, undefined).volumes, undefined);
+  for (const [name, value] of [
+    ['volumes', 'rw'],
+    ['volume-limit', '0'],
+    ['volume-limit', '8001'],
+    ['volume-limit', '1.5'],
+  ] as const) {
+    assert.throws(() => readConnectOptions({ target: 'web', [name]: value }, undefined), { code: 'usage' });
+  }
 });
 
 test('a port mapping is LOCAL[:CONTAINER]', () => {

@@ -25,7 +25,7 @@ const TABLE = {
   SUBPROTOCOL: 'lpk.v1',
   FRAME: { open: 1, opened: 2, data: 3, fin: 4, reset: 5, credit: 6, ack: 16, ping: 17, pong: 18, bye: 19 },
   FIRST_UNNUMBERED: 16,
-  KIND: { tcp: 1, udp: 2, dns: 3, accept: 4, control: 5 },
+  KIND: { tcp: 1, udp: 2, dns: 3, accept: 4, control: 5, files: 6 },
   RESET: {
     internal: 0,
     refused: 1,
@@ -125,6 +125,11 @@ const DUMPS: [name: string, message: Buffer, hex: string][] = [
       encodeOpen({ kind: 'control', host: 'environment', port: 0 }),
     ),
     '01 05 0000 00000007 00000004 0000 0000 0b 656e7669726f6e6d656e74',
+  ],
+  [
+    'OPEN files',
+    encodeFrame(protocol.FRAME.open, openArg('files'), 9, 5, encodeOpen({ kind: 'files', host: '', port: 0 })),
+    '01 06 0000 00000009 00000005 0000 0000 00',
   ],
   ['OPENED', encodeFrame(protocol.FRAME.opened, 0, 1, 1), '02 00 0000 00000001 00000001'],
   [

@@ -1,0 +1,159 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { accessSync, constants, existsSync } from 'node:fs';
+import path from 'node:path';
+import { createInterface } from 'node:readline';
+import type { Placement } from './volume-places.ts';
+
+/** What the program is started with, in place of itself. `folders`: its PATH. */
+export type Wrap = (command: string, args: string[], folders?: string) => { command: string; args: string[] };
+
+export type Mounted = {
+  wrap: Wrap;
+  /** Path → why it is not mounted. */
+  left: Map<string, string>;
+  close(): void;
+};
+
+const TOOL_FOLDERS = ['/usr/bin', '/bin', '/usr/sbin', '/sbin'];
+const PATIENCE_MS = 20_000;
+/** Of a folder whose entries are bound one by one. */
+const MAX_ENTRIES = 1_000;
+
+/**
+ * Arguments: a folder to work in, the program's working directory, and then `base FOLDER` and `mount SOURCE KIND POINT` in any number.
+ * Says `ok N` or `no N why` of the Nth mount and `ready` at the end, and stays until its standard input ends.
+ *
+ * A folder that is to have a new mount point gets an overlay; where that is refused (it holds mounts; before Linux 5.11 only root may)
+ * a tmpfs with the old entries bound in; and `/` the same, made the root by pivot_root(2), which is bubblewrap's way.
+ */
+const SCRIPT = `
+work=$1 cwd=$2; shift 2
+mount -t tmpfs -o mode=755 lpk "$work" || exit 1
+n=0 m=0
+bind_entries() {
+  for f in "$1"/* "$1"/.[!.]* "$1"/..?*; do
+    t=$2/\${f##*/}
+    if [ -L "$f" ]; then ln -s "$(readlink "$f")" "$t"
+    elif [ -d "$f" ]; then mkdir "$t" && { mount --rbind "$f" "$t" || rmdir "$t"; }
+    elif [ -e "$f" ]; then : > "$t" && { mount --bind "$f" "$t" || rm "$t"; }
+    fi
+  done 2>/dev/null
+  return 0
+}
+few_entries() { set -- "$1"/*; [ $# -le ${MAX_ENTRIES} ]; }
+lay_root() {
+  mount -t tmpfs -o mode=755 lpk "$1" && mount --make-unbindable "$1" && bind_entries '' "$1" &&
+  mkdir "$1/.lpk-old" && cd "$1" && pivot_root . .lpk-old && cd / && umount -l /.lpk-old && rmdir /.lpk-old
+}
+lay_tmpfs() {
+  few_entries "$1" && mount --rbind "$1" "$2" && mount -t tmpfs -o mode=755 lpk "$1" && bind_entries "$2" "$1"
+  umount -l "$2"
+}
+lay_overlay() {
+  case $1$2 in *[:,\\]*) return 1 ;; esac
+  mkdir "$2/up" "$2/work" &&
+  mount -t overlay -o "lowerdir=$1,upperdir=$2/up,workdir=$2/work,userxattr" lpk "$1"
+}
+lay() {
+  mkdir -p "$2/place" || return
+  if [ "$1" = / ]; then lay_root "$2/place"; else lay_overlay "$1" "$2" 2>/dev/null || lay_tmpfs "$1" "$2/place"; fi
+}
+show() {
+  if [ "$2" = folder ]; then mkdir -p "$3"; else mkdir -p "\${3%/*}/" && { [ -e "$3" ] || : > "$3"; }; fi &&
+  mount --bind "$1" "$3" && mount -o remount,bind,ro "$3"
+}
+while [ $# -gt 0 ]; do
+  if [ "$1" = base ]; then
+    n=$((n + 1)); (lay "$2" "$work/$n") 2>/dev/null; shift 2
+  else
+    if why=$(show "$2" "$3" "$4" 2>&1); then echo "ok $m"; else echo "no $m $why" | head -n 1; fi
+    m=$((m + 1)); shift 4
+  fi
+done
+cd -- "$cwd" && echo ready && exec cat >/dev/null
+`;
+
+/**
+ * A mount namespace, and unless this user is root a user namespace around it that keeps ids as they are, in which each copy is at its
+ * path, read-only; kept by a process of its own. The program joins it, and so has no rights in there. Rejects with the reason when
+ * it can't be had.
+ */
+export async function mountVolumes(given: { placements: Placement[]; work: string; cwd: string }): Promise<Mounted> {
+  const { placements, work, cwd } = given;
+  if (process.platform !== 'linux') throw new Error('only Linux has mount namespaces');
+  const [unshare, nsenter] = ['unshare', 'nsenter'].map(tool) as [string, string];
+  const isRoot = process.getuid?.() === 0;
+  const bases = [...new Set(placements.flatMap(({ base }) => base ?? []))].sort((a, b) => a.length - b.length);
+  const child = spawn(
+    unshare,
+    [
+      ...(isRoot ? [] : ['--user', '--map-current-user', '--keep-caps']),
+      ...['--mount', '--propagation', 'slave', '/bin/sh', '-c', SCRIPT, 'lpk-volumes', work, cwd],
+      ...bases.flatMap((base) => ['base', base]),
+      ...placements.flatMap(({ mount, point }) => ['mount', mount.source, mount.kind, point]),
+    ],
+    // In a session of its own: Ctrl-C is not for it.
+    { stdio: ['pipe', 'pipe', 'pipe'], detached: true, cwd: '/', env: { PATH: TOOL_FOLDERS.join(':'), LC_ALL: 'C' } },
+  );
+  child.stdin?.on('error', () => {});
+  const close = () => child.stdin?.end();
+  try {
+    const left = await listen(child, placements);
+    if (left.size === placements.length) throw new Error([...left.values()][0]);
+    return { wrap: joining(nsenter, child.pid as number, isRoot), left, close };
+  } catch (error) {
+    close();
+    throw error;
+  }
+}
+
+function listen(child: ChildProcess, placements: Placement[]): Promise<Map<string, string>> {
+  return new Promise((resolve, reject) => {
+    const left = new Map(placements.map(({ mount }) => [mount.path, 'it could not be mounted']));
+    let said = '';
+    const late = setTimeout(() => reject(new Error('mounting takes too long')), PATIENCE_MS);
+    child.stderr?.setEncoding('utf8').on('data', (text: string) => {
+      said = (said + text).slice(0, 1_000);
+    });
+    child.once('error', reject);
+    child.once('exit', () => reject(new Error(said.trim().split('\n')[0] || 'the helper ended')));
+    createInterface({ input: child.stdout as NodeJS.ReadableStream }).on('line', (line) => {
+      if (line === 'ready') {
+        clearTimeout(late);
+        resolve(left);
+      }
+      const [, word, number, why = ''] = /^(ok|no) (\d+) ?(.*)$/.exec(line) ?? [];
+      const placed = placements[Number(number)];
+      if (!placed) return;
+      if (word === 'ok') left.delete(placed.mount.path);
+      else left.set(placed.mount.path, why);
+    });
+  });
+}
+
+/** One that can't be started is left as it is, for its error to be the usual one. */
+function joining(nsenter: string, pid: number, isRoot: boolean): Wrap {
+  const namespaces = [...(isRoot ? [] : ['--user', '--preserve-credentials']), '--mount'];
+  return (command, args, folders = process.env.PATH ?? '') =>
+    isExecutable(command, folders)
+      ? { command: nsenter, args: [...namespaces, '--target', `${pid}`, '--wd', '--', command, ...args] }
+      : { command, args };
+}
+
+function isExecutable(command: string, folders: string): boolean {
+  const among = command.includes('/') ? [''] : folders.split(path.delimiter);
+  return among.some((folder) => {
+    try {
+      accessSync(path.resolve(folder, command), constants.X_OK);
+      return true;
+    } catch {
+      return false;
+    }
+  });
+}
+
+function tool(name: string): string {
+  const found = TOOL_FOLDERS.map((folder) => path.join(folder, name)).find((file) => existsSync(file));
+  if (!found) throw new Error(`there is no ${name} (package util-linux)`);
+  return found;
+}

@@ -1,0 +1,120 @@
+import { accessSync, constants, mkdirSync, realpathSync, statSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
+
+/** A copy and where the program is to find it. */
+export type Mount = { source: string; path: string; kind: 'folder' | 'file' };
+
+export type Placement = {
+  mount: Mount;
+  /** Where it is mounted: `path` without links. */
+  point: string;
+  /** The nearest folder there is, when `point` has yet to be made in it, unseen by others. */
+  base: string | undefined;
+};
+
+export type Plan = {
+  placements: Placement[];
+  /** Mount points made for real, in the person's own folders; in the order they were made. */
+  made: string[];
+  /** Path → why it is not placed. */
+  left: Map<string, string>;
+};
+
+/** The laptop's own life is in there; a pod's volume over them would end it. */
+const SYSTEM = [
+  ...[
+    '/',
+    '/bin',
+    '/boot',
+    '/etc',
+    '/home',
+    '/lib',
+    '/lib32',
+    '/lib64',
+    '/mnt',
+    '/media',
+    '/nix',
+    '/opt',
+    '/root',
+    '/run',
+    '/sbin',
+  ],
+  ...['/snap', '/srv', '/tmp', '/usr', '/var', '/usr/lib', '/usr/lib64', '/usr/local', '/usr/share', '/usr/libexec'],
+  ...['/var/lib', '/var/run', '/var/tmp', '/var/log', '/run/user'],
+];
+const SYSTEM_TREES = ['/dev', '/proc', '/sys'];
+
+/**
+ * Where each mount goes. `own`: paths that the laptop's programs need, which no mount may hide. A mount point that is missing is made in
+ * the person's own folders (an overlay there would swallow what the program writes), else, as root's folders are not ours to change, in
+ * something laid over the nearest folder.
+ */
+export function planPlacements(mounts: Mount[], own: string[]): Plan {
+  const plan: Plan = { placements: [], made: [], left: new Map() };
+  const placed: string[] = [];
+  for (const mount of mounts.toSorted((a, b) => (a.path < b.path ? -1 : 1))) {
+    // A mount within one that is placed is in that one's copy.
+    if (placed.some((each) => mount.path.startsWith(`${each}/`))) continue;
+    try {
+      const { existing, missing } = nearest(mount.path);
+      const point = path.join(existing, ...missing);
+      if (hides(point, own)) throw new Error('it would hide the laptop’s own');
+      if (missing.length === 0) {
+        if (statSync(point).isDirectory() !== (mount.kind === 'folder'))
+          throw new Error('the laptop has something else there');
+        plan.placements.push({ mount, point, base: undefined });
+      } else if (isPersons(existing)) {
+        make(point, existing, missing, mount.kind, plan.made);
+        plan.placements.push({ mount, point, base: undefined });
+      } else plan.placements.push({ mount, point, base: existing });
+      placed.push(mount.path);
+    } catch (error) {
+      plan.left.set(mount.path, error instanceof Error ? error.message : String(error));
+    }
+  }
+  return plan;
+}
+
+/** Whether something over `point` would take away what the laptop needs. */
+export function hides(point: string, own: string[]): boolean {
+  if (SYSTEM.includes(point)) return true;
+  if (SYSTEM_TREES.some((tree) => point === tree || point.startsWith(`${tree}/`))) return true;
+  return own.some((each) => each === point || each.startsWith(`${point}/`));
+}
+
+/** The nearest folder there is, without links, and the names that are missing below it. */
+function nearest(wanted: string): { existing: string; missing: string[] } {
+  const missing: string[] = [];
+  for (let at = wanted; ; at = path.dirname(at)) {
+    try {
+      const existing = realpathSync(at);
+      if (missing.length > 0 && !statSync(existing).isDirectory()) throw new Error(`${existing} is no folder`);
+      return { existing, missing };
+    } catch (error) {
+      const code = (error as NodeJS.ErrnoException).code;
+      if (at === '/' || code !== 'ENOENT') throw error;
+      missing.unshift(path.basename(at));
+    }
+  }
+}
+
+function isPersons(folder: string): boolean {
+  try {
+    accessSync(folder, constants.W_OK);
+  } catch {
+    return false;
+  }
+  return process.getuid?.() !== 0 || statSync(folder).uid !== 0;
+}
+
+function make(point: string, existing: string, missing: string[], kind: Mount['kind'], made: string[]): void {
+  let at = existing;
+  for (const name of kind === 'folder' ? missing : missing.slice(0, -1)) {
+    at = path.join(at, name);
+    mkdirSync(at);
+    made.push(at);
+  }
+  if (kind === 'folder') return;
+  writeFileSync(point, '', { flag: 'wx' });
+  made.push(point);
+}

@@ -1,0 +1,110 @@
+import assert from 'node:assert/strict';
+import {
+  chownSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  realpathSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { type TestContext, test } from 'node:test';
+import { hides, type Mount, planPlacements } from '../../../cli/volume-places.ts';
+
+function laptop(t: TestContext): string {
+  const folder = realpathSync(mkdtempSync(path.join(tmpdir(), 'lpk-places-')));
+  t.after(() => rmSync(folder, { recursive: true }));
+  return folder;
+}
+
+const folderAt = (at: string): Mount => ({ source: '/copy', path: at, kind: 'folder' });
+
+test('nothing may hide what the laptop needs', () => {
+  const own = ['/home/ann/shop', '/opt/node/bin'];
+  for (const point of [
+    '/',
+    '/etc',
+    '/usr',
+    '/tmp',
+    '/var/run',
+    '/dev',
+    '/dev/shm',
+    '/proc/1',
+    '/sys/x',
+    '/home/ann',
+    '/home/ann/shop',
+    '/opt/node',
+  ]) {
+    assert.equal(hides(point, own), true, point);
+  }
+  for (const point of [
+    '/etc/app',
+    '/data',
+    '/home/ann/shop/config',
+    '/home/anna',
+    '/tmp/x',
+    '/run/secrets',
+    '/devices',
+  ])
+    assert.equal(hides(point, own), false, point);
+});
+
+test('a mount point that exists is taken as it is, by its real path', (t) => {
+  const folder = laptop(t);
+  mkdirSync(path.join(folder, 'real'));
+  symlinkSync('real', path.join(folder, 'link'));
+  const { placements, made, left } = planPlacements([folderAt(path.join(folder, 'link'))], []);
+  assert.deepEqual(
+    [placements[0]?.point, placements[0]?.base, made, left.size],
+    [path.join(folder, 'real'), undefined, [], 0],
+  );
+});
+
+test('in root’s folders the nearest one gets something laid over', (t) => {
+  const wanted = `/etc/lpk-test-${process.pid}/deep`;
+  const { placements, made } = planPlacements([folderAt(wanted)], []);
+  // Root's own folder, whoever asks; an ordinary user could not make it either.
+  assert.deepEqual([placements[0]?.point, placements[0]?.base, made], [wanted, '/etc', []]);
+  const [top] = planPlacements([folderAt(`/lpk-test-${process.pid}`)], []).placements;
+  assert.equal(top?.base, '/');
+  t.diagnostic(`uid ${process.getuid?.()}`);
+});
+
+test('a mount in another goes with it', (t) => {
+  const folder = laptop(t);
+  mkdirSync(path.join(folder, 'a'));
+  const plan = planPlacements([folderAt(path.join(folder, 'a/b')), folderAt(path.join(folder, 'a'))], []);
+  assert.deepEqual(
+    plan.placements.map(({ point }) => point),
+    [path.join(folder, 'a')],
+  );
+});
+
+test('when the outer one is left out, the inner one is still placed', (t) => {
+  const folder = laptop(t);
+  mkdirSync(path.join(folder, 'a/b'), { recursive: true });
+  const mounts = [folderAt(path.join(folder, 'a')), folderAt(path.join(folder, 'a/b'))];
+  const plan = planPlacements(mounts, [path.join(folder, 'a/own')]);
+  assert.deepEqual([...plan.left.keys()], [path.join(folder, 'a')]);
+  assert.equal(plan.placements[0]?.point, path.join(folder, 'a/b'));
+});
+
+test('a folder where the laptop has a file, or a file in between, is left out', (t) => {
+  const folder = laptop(t);
+  writeFileSync(path.join(folder, 'f'), '');
+  const plan = planPlacements([folderAt(path.join(folder, 'f')), folderAt(path.join(folder, 'f/below'))], []);
+  assert.equal(plan.placements.length, 0);
+  assert.equal(plan.left.size, 2);
+});
+
+test('in the person’s own folders mount points are made, and named in the order they were', (t) => {
+  const folder = laptop(t);
+  if (process.getuid?.() === 0) chownSync(folder, 65_534, 65_534);
+  const { placements, made } = planPlacements([folderAt(path.join(folder, 'a/b'))], []);
+  assert.deepEqual(made, [path.join(folder, 'a'), path.join(folder, 'a/b')]);
+  assert.equal(placements[0]?.base, undefined);
+  assert.deepEqual(readdirSync(folder), ['a']);
+});
