@@ -37,6 +37,8 @@ export type ConnectOptions = ClusterOptions & {
   /** How long this laptop may be silent before the cluster puts the workload back, ms. */
   restoreAfterMs: number;
   restorer: boolean;
+  /** Stop this user's processes that listen on the ports that are needed. */
+  freePorts: boolean;
   capture: CaptureChoice;
   environment: EnvironmentChoice;
   /** CIDRs to catch besides those found, and those not to. */
@@ -78,6 +80,7 @@ export const connectVerb: Verb = {
           requiresArg: true,
           describe: 'LOCAL[:CONTAINER], may be repeated',
         })
+        .option('free-ports', { boolean: true, describe: 'Stop your own programs that listen on the ports needed here' })
         .option('container', { string: true, requiresArg: true, describe: 'Which container, when the pod has several' })
         .option('proxy-port', {
           string: true,
@@ -158,6 +161,7 @@ export function readConnectOptions(words: Words, command: string[] | undefined):
     agentImage: readText(words, 'agent-image') ?? DEFAULT_AGENT_IMAGE,
     proxyPort: readNumber(words, 'proxy-port', { least: 0, most: 65_535, otherwise: 0 }),
     wait: words['no-wait'] !== true,
+    freePorts: words['free-ports'] === true,
     capture: readChoice(words, 'capture', CAPTURES, 'auto'),
     environment: readEnvironmentChoice(words),
     routes: readRanges(words, 'route'),

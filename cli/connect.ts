@@ -15,6 +15,7 @@ import { KEY_BYTES } from '../agent/wire/protocol.ts';
 import type { Session } from '../agent/wire/session.ts';
 import { type Door, openDoor } from '../proxy/door.ts';
 import { Route } from '../proxy/route.ts';
+import { canAsk, openAsk } from './ask.ts';
 import { Attachment } from './attachment.ts';
 import { ClusterNames } from './cluster-names.ts';
 import { runCommand } from './command.ts';
@@ -25,6 +26,7 @@ import { type Leave, untilLeaving } from './leave.ts';
 import type { Output } from './output.ts';
 import { mapPorts } from './ports.ts';
 import { keepLease, planGuard, sayWithout, whyEnded } from './session-guard.ts';
+import { freePorts } from './taken-ports.ts';
 import { Undo } from './undo.ts';
 import type { Volumes } from './volumes.ts';
 import { answering, type Way } from './way.ts';
@@ -58,6 +60,11 @@ export async function connect(options: ConnectOptions, output: Output): Promise<
         workload: name,
         container: target.container,
       });
+
+      // Without a command, who listens there is the program that the calls are meant for.
+      const needed = options.command || options.freePorts ? [...ports.values()] : [];
+      if (options.proxyPort > 0) needed.push(options.proxyPort);
+      await freePorts(needed, { free: options.freePorts, ask: canAsk(output) ? openAsk : undefined, output });
 
       const route = new Route();
       const door = await openDoor({ port: options.proxyPort, dial: route.dial });

@@ -23,6 +23,7 @@ export function profileLine(profile: Profile, path: string): Line {
       kubeconfig: from(profile.kubeconfig),
       container: profile.container,
       port: profile.ports?.map(String),
+      'free-ports': profile.freePorts,
       env,
       'env-file': profile.envFiles?.map(from),
       'env-include': profile.envInclude,

@@ -18,6 +18,7 @@ export type Profile = {
   kubeconfig?: string;
   container?: string;
   ports?: (string | number)[];
+  freePorts?: boolean;
   command?: string | string[];
   env?: Record<string, string | number | boolean>;
   envFiles?: string[];

@@ -26,6 +26,7 @@ profiles:
     kubeconfig: ../kubeconfig
     container: app
     ports: [3000:80, 9229]
+    freePorts: true
     command: npm run "the app"
     env: { DEBUG: "1", RETRIES: 3, ON: true }
     envFiles: [.env]
@@ -51,6 +52,7 @@ test('everything a profile may hold arrives where the command line would bring i
   assert.deepEqual(
     { ...options, environment: undefined },
     {
+      ...readConnectOptions({ target: 'web' }, undefined),
       target: 'web',
       namespace: 'shop',
       context: 'dev',
@@ -59,7 +61,15 @@ test('everything a profile may hold arrives where the command line would bring i
         { laptopPort: 3000, containerPort: 80 },
         { laptopPort: 9229, containerPort: undefined },
       ],
-      ...{ container: 'app', transport: 'proxy', agentImage: 'r/node:24', proxyPort: 1080, holdMs: 5_000, wait: true },
+      ...{
+        container: 'app',
+        transport: 'proxy',
+        agentImage: 'r/node:24',
+        proxyPort: 1080,
+        holdMs: 5_000,
+        wait: true,
+        freePorts: true,
+      },
       ...{ capture: 'env', routes: ['10.9.0.0/16'], noRoutes: ['10.8.0.0/16'], dnsInclude: [], environment: undefined },
       command: { program: 'npm', args: ['run', 'the app'] },
     },

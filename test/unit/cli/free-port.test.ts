@@ -1,0 +1,162 @@
+/** Who has a port, and how it is made free. */
+import assert from 'node:assert/strict';
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import net from 'node:net';
+import { after, test } from 'node:test';
+import {
+  listenersOf,
+  parseLsof,
+  parseNetstat,
+  parseProcNetTcp,
+  parseTasklist,
+  stopListeners,
+} from '../../../cli/free-port.ts';
+import { freePorts } from '../../../cli/taken-ports.ts';
+
+const children: ChildProcess[] = [];
+after(() => {
+  for (const child of children) child.kill('SIGKILL');
+});
+
+/** A process that listens on a port of its own choice. */
+async function server(
+  options: { stubborn?: boolean; uid?: number } = {},
+): Promise<{ child: ChildProcess; port: number }> {
+  const stay = options.stubborn ? `process.on('SIGTERM', () => {});` : '';
+  const drop = options.uid === undefined ? '' : `process.setgid(${options.uid}); process.setuid(${options.uid});`;
+  const program = `${drop} ${stay} const s = require('net').createServer().listen(0, '127.0.0.1', () => console.log(s.address().port));`;
+  const child = spawn(process.execPath, ['-e', program], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  children.push(child);
+  const [line] = await once(child.stdout as NodeJS.ReadableStream, 'data');
+  return { child, port: Number(String(line)) };
+}
+
+function told() {
+  const lines: string[] = [];
+  const output = { say: (text: string) => void lines.push(text), warn: (text: string) => void lines.push(`! ${text}`) };
+  return { lines, output };
+}
+
+const linux = { skip: process.platform !== 'linux' && 'reads /proc' };
+
+test('the process behind a port is found by name and pid', linux, async () => {
+  const { child, port } = await server();
+  const [listener, ...others] = await listenersOf(port);
+  assert.deepEqual(others, []);
+  assert.equal(listener?.pid, child.pid);
+  assert.match(listener?.name ?? '', /node|MainThread/);
+  assert.equal(listener?.isOwn, true);
+});
+
+test('nobody listens on a port that was given back', linux, async () => {
+  const holder = net.createServer().listen(0, '127.0.0.1');
+  await once(holder, 'listening');
+  const { port } = holder.address() as net.AddressInfo;
+  assert.deepEqual(
+    (await listenersOf(port)).map(({ pid }) => pid),
+    [process.pid],
+  );
+  holder.close();
+  await once(holder, 'close');
+  assert.deepEqual(await listenersOf(port), []);
+});
+
+test('SIGTERM first; SIGKILL for what does not end on it; lpk itself never', linux, async () => {
+  const willing = await server();
+  const willingEnd = once(willing.child, 'exit');
+  assert.equal(await stopListeners(await listenersOf(willing.port)), true);
+  assert.deepEqual(await willingEnd, [null, 'SIGTERM']);
+
+  const stubborn = await server({ stubborn: true });
+  const stubbornEnd = once(stubborn.child, 'exit');
+  const begun = performance.now();
+  assert.equal(await stopListeners(await listenersOf(stubborn.port), 200), true);
+  assert.ok(performance.now() - begun >= 200, 'it had its time');
+  assert.deepEqual(await stubbornEnd, [null, 'SIGKILL']);
+
+  assert.equal(await stopListeners([{ pid: process.pid, isOwn: true }]), true);
+});
+
+test('a process of another user is left alone', linux, async (t) => {
+  if (process.getuid?.() !== 0) return t.skip('only root can be two users');
+  const { child, port } = await server({ uid: 65534 });
+  const [listener] = await listenersOf(port);
+  assert.deepEqual([listener?.pid, listener?.isOwn], [child.pid, false]);
+  assert.equal(await stopListeners([listener as NonNullable<typeof listener>], 100), true, 'there was nothing to stop');
+  const { lines, output } = told();
+  await freePorts([port], { free: true, ask: undefined, output });
+  assert.match(lines.join('\n'), /^! port \d+ is taken by .* \(pid \d+\), which is left alone: it is another user’s$/);
+  assert.equal(child.exitCode ?? child.signalCode, null);
+});
+
+test('a taken port is reported, offered, or freed', linux, async () => {
+  const { child, port } = await server();
+  const who = /(node|MainThread) \(pid \d+\)/.source;
+
+  const reported = told();
+  await freePorts([port, port], { free: false, ask: undefined, output: reported.output });
+  assert.match(reported.lines.join('\n'), new RegExp(`^! port ${port} is taken by ${who}; --free-ports stops it$`));
+
+  const offered = told();
+  const asked: [string, boolean][] = [];
+  const ask = async () => ({
+    confirm: async (question: string, initial: boolean) => {
+      asked.push([question, initial]);
+      return false;
+    },
+  });
+  await freePorts([port], { free: false, ask, output: offered.output });
+  assert.match(asked[0]?.[0] ?? '', new RegExp(`^Stop ${who}\\?$`));
+  assert.equal(asked[0]?.[1], false, 'Enter alone stops nobody’s program');
+  assert.equal(child.exitCode ?? child.signalCode, null);
+
+  const freed = told();
+  const end = once(child, 'exit');
+  await freePorts([port], { free: true, ask, output: freed.output });
+  await end;
+  assert.match(freed.lines.join('\n'), new RegExp(`^stopped ${who}: port ${port} is free$`));
+  assert.equal(asked.length, 1, '--free-ports does not ask');
+});
+
+test('/proc/net/tcp', () => {
+  const table = `  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 81273 1 0000000000000000 100 0 0 10 0
+   1: 0100007F:1F90 0100007F:D431 01 00000000:00000000 00:00000000 00000000  1000        0 81274 1 0000000000000000 20 4 30 10 -1
+   2: 00000000:0050 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 81275 1 0000000000000000 100 0 0 10 0
+   3: 00000000000000000000000001000000:1F90 00000000000000000000000000000000:0000 0A 00000000:00000000 00:00000000 00000000 33 0 9 1
+`;
+  assert.deepEqual(parseProcNetTcp(table, 8080), [
+    { inode: '81273', uid: 1000 },
+    { inode: '9', uid: 33 },
+  ]);
+  assert.deepEqual(parseProcNetTcp(table, 80), [{ inode: '81275', uid: 0 }]);
+  assert.deepEqual(parseProcNetTcp('', 80), []);
+});
+
+test('lsof -F', () => {
+  assert.deepEqual(parseLsof('p501\ncnode\nu501\nf23\np80\ncnginx: master\nu0\nf6\nf7\n', 501), [
+    { pid: 501, name: 'node', isOwn: true },
+    { pid: 80, name: 'nginx: master', isOwn: false },
+  ]);
+  assert.deepEqual(parseLsof('', 501), []);
+});
+
+test('netstat and tasklist, in any language', () => {
+  const netstat = `
+Aktive Verbindungen
+
+  Proto  Lokale Adresse         Remoteadresse          Status           PID
+  TCP    0.0.0.0:8080           0.0.0.0:0              ABHÖREN         4242
+  TCP    127.0.0.1:8080         127.0.0.1:50123        HERGESTELLT     17
+  TCP    [::]:8080              [::]:0                 ABHÖREN         4242
+  TCP    0.0.0.0:18080          0.0.0.0:0              ABHÖREN         5
+`.replaceAll('\n', '\r\n');
+  assert.deepEqual(parseNetstat(netstat, 8080), [4242]);
+  const line = '"node.exe","4242","Console","1","40,000 K","Running","LAPTOP\\Ada","0:00:01","N/A"\r\n';
+  assert.deepEqual(parseTasklist(line, 'ada'), { name: 'node.exe', isOwn: true });
+  assert.deepEqual(parseTasklist(line, 'bob'), { name: 'node.exe', isOwn: false });
+  assert.deepEqual(parseTasklist('INFO: No tasks are running\r\n', 'ada'), { isOwn: false });
+});
