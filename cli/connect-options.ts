@@ -1,6 +1,7 @@
 import { LpkError } from '../agent/wire/errors.ts';
 import { CAPTURES, type CaptureChoice } from './capture-choice.ts';
 import { type EnvironmentChoice, environmentOptions, readEnvironmentChoice } from './environment-options.ts';
+import type { WhenHeld } from './make-room.ts';
 import { readRanges } from './ranges-options.ts';
 import {
   type ClusterOptions,
@@ -37,6 +38,7 @@ export type ConnectOptions = ClusterOptions & {
   /** How long this laptop may be silent before the cluster puts the workload back, ms. */
   restoreAfterMs: number;
   restorer: boolean;
+  whenHeld: WhenHeld;
   /** Stop this user's processes that listen on the ports that are needed. */
   freePorts: boolean;
   capture: CaptureChoice;
@@ -80,7 +82,10 @@ export const connectVerb: Verb = {
           requiresArg: true,
           describe: 'LOCAL[:CONTAINER], may be repeated',
         })
-        .option('free-ports', { boolean: true, describe: 'Stop your own programs that listen on the ports needed here' })
+        .option('free-ports', {
+          boolean: true,
+          describe: 'Stop your own programs that listen on the ports needed here',
+        })
         .option('container', { string: true, requiresArg: true, describe: 'Which container, when the pod has several' })
         .option('proxy-port', {
           string: true,
@@ -132,6 +137,8 @@ export const connectVerb: Verb = {
           describe: `Seconds without a sign of this computer after which the cluster puts the workload back (default: ${RESTORE_AFTER_SECONDS.otherwise})`,
         })
         .option('no-restorer', { boolean: true, describe: 'Leave no restorer in the cluster that would do so' })
+        .option('wait', { boolean: true, describe: 'When somebody holds the workload: wait until it is free' })
+        .option('take-over', { boolean: true, describe: 'When somebody holds the workload: end their session' })
         .option('no-wait', { boolean: true, describe: 'Do not wait for the rollout when the workload is restored' }),
     ),
   async run(words, command, output) {
@@ -171,8 +178,17 @@ export function readConnectOptions(words: Words, command: string[] | undefined):
     holdMs: readNumber(words, 'hold', { least: 1, most: MAX_HOLD_SECONDS, otherwise: DEFAULT_HOLD_SECONDS }) * 1000,
     restoreAfterMs: readNumber(words, 'restore-after', RESTORE_AFTER_SECONDS) * 1000,
     restorer: words['no-restorer'] !== true,
+    whenHeld: readWhenHeld(words),
     command: program === undefined ? undefined : { program, args },
   };
+}
+
+function readWhenHeld(words: Words): WhenHeld {
+  if (words.wait === true && words['take-over'] === true) {
+    throw new LpkError('usage', '--wait leaves the workload to who holds it, --take-over does not: choose one');
+  }
+  if (words['take-over'] === true) return 'take-over';
+  return words.wait === true ? 'wait' : 'refuse';
 }
 
 /**

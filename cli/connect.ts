@@ -23,11 +23,13 @@ import type { ConnectOptions } from './connect-options.ts';
 import { assertCommand } from './launch.ts';
 import type { LeaseKeeper } from './lease-keeper.ts';
 import { type Leave, untilLeaving } from './leave.ts';
+import { makeRoom } from './make-room.ts';
 import type { Output } from './output.ts';
 import { mapPorts } from './ports.ts';
 import { keepLease, planGuard, sayWithout, whyEnded } from './session-guard.ts';
 import { freePorts } from './taken-ports.ts';
 import { Undo } from './undo.ts';
+import { withVolumePlaces } from './volume-tokens.ts';
 import type { Volumes } from './volumes.ts';
 import { answering, type Way } from './way.ts';
 import { whoAmI } from './whoami.ts';
@@ -50,9 +52,10 @@ export async function connect(options: ConnectOptions, output: Output): Promise<
       const cluster = await openCluster(options);
       undo.add('close the connections to the cluster', async () => cluster.close());
       const finding = output.step(`finding ${options.target} in ${cluster.namespace} (${cluster.context})`, 'find');
-      const target = await findTarget(cluster, parseTarget(options.target), { container: options.container }).catch(
-        failing(finding),
-      );
+      const find = () => findTarget(cluster, parseTarget(options.target), { container: options.container });
+      const found = await find().catch(failing(finding));
+      const room = await makeRoom(cluster, found, options.whenHeld, { output, signal: leave.signal });
+      const target = room ? await find().catch(failing(finding)) : found;
       const name = workloadName(target);
       remedy = `lpk restore ${name} -n ${target.namespace}`;
       const ports = mapPorts(options.ports, target);
@@ -106,8 +109,12 @@ export async function connect(options: ConnectOptions, output: Output): Promise<
         const { over } = attachment;
         const volumes = await podsVolumes({ options, cluster, target, attachment, leave, undo, output });
         const all = { ...image, ...pod, ...volumes?.env };
+        const set = await withVolumePlaces(environment.set, {
+          ...{ cluster, namespace: target.namespace, pod: attachment.pods[0] as string, container: target.container },
+          ...{ place: volumes?.find, output },
+        });
         return await runCommand(command, {
-          ...{ way, capture, routes, noRoutes, pod: all, environment, wrap: volumes?.wrap },
+          ...{ way, capture, routes, noRoutes, pod: all, environment: { ...environment, set }, wrap: volumes?.wrap },
           ...{ leave, undo, output, over },
         });
       }

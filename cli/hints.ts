@@ -34,7 +34,8 @@ export const HINTS: Record<ErrorCode, string> = {
   'ambiguous-container': 'name the one you mean with --container',
   'unsupported-workload': 'use a Service, a Deployment, a StatefulSet, a DaemonSet or a Pod',
   'no-replicas': 'scale it to at least one replica, then connect again',
-  'already-held': 'wait until it is free or ask its owner; `lpk restore TARGET` takes it back by force',
+  'already-held':
+    'ask its owner; --wait waits until it is free, --take-over takes it from them, and their lpk says who did',
   conflict: 'somebody or something keeps changing the workload (an autoscaler, GitOps?); pause that and try again',
   'image-pull': 'name an image with Node that the cluster can pull: --agent-image REGISTRY/node:24-alpine',
   'rollout-failed': '`kubectl describe` the pod for the reason; the workload was put back as it was',

@@ -9,12 +9,24 @@ import { initVerb } from './init-options.ts';
 import { changesFolders, undoLeftovers } from './laptop-changes.ts';
 import { Output } from './output.ts';
 import { proxyVerbs } from './proxy-options.ts';
+import { releaseVerb } from './release-options.ts';
 import { restoreVerb } from './restore-options.ts';
 import { runVerb } from './run-options.ts';
 import { stateFolderName } from './state-folder.ts';
+import { statusVerb } from './status-options.ts';
 import type { Verb, VerbGroup, Words } from './verb.ts';
 
-const VERBS: (Verb | VerbGroup)[] = [connectVerb, initVerb, runVerb, proxyVerbs, envVerb, restoreVerb, doctorVerb];
+const VERBS: (Verb | VerbGroup)[] = [
+  connectVerb,
+  initVerb,
+  runVerb,
+  proxyVerbs,
+  envVerb,
+  statusVerb,
+  releaseVerb,
+  restoreVerb,
+  doctorVerb,
+];
 
 /** Exit codes that mean something to a shell; every other failure is 1. */
 const EXIT_CODES: Partial<Record<ErrorCode, number>> = {

@@ -160,7 +160,7 @@ export async function restore(cluster: Cluster, held: WorkloadRef & { session?: 
 }
 
 /** By the workload's own selector. */
-function podsOf(cluster: Cluster, namespace: string): PodsOf {
+export function podsOf(cluster: Cluster, namespace: string): PodsOf {
   return async ({ spec }) => {
     const path = `/api/v1/namespaces/${namespace}/pods`;
     const list = await cluster.request('GET', path, { query: { labelSelector: selectorString(spec.selector) } });
@@ -168,7 +168,8 @@ function podsOf(cluster: Cluster, namespace: string): PodsOf {
   };
 }
 
-async function removeObjects(cluster: Cluster, namespace: string, session: string): Promise<void> {
+/** All that is a session’s own; that it is gone is fine. */
+export async function removeObjects(cluster: Cluster, namespace: string, session: string): Promise<void> {
   const name = objectName(session);
   const remove = (resource: string) =>
     unlessGone(cluster.request('DELETE', `/api/v1/namespaces/${namespace}/${resource}/${name}`));

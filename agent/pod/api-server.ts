@@ -6,6 +6,8 @@ import { type ErrorCode, LpkError } from '../wire/errors.ts';
 /** What kubelet mounts into a pod with a service account (Kubernetes: "Accessing the Kubernetes API from a Pod"). */
 const FOLDER = '/var/run/secrets/kubernetes.io/serviceaccount';
 const TIMEOUT_MS = 20_000;
+/** Between the requests of one restore, that another writer finds little room between; idle ones are closed. */
+const IDLE_MS = 5_000;
 const MAX_ANSWER_BYTES = 8 << 20;
 /** A watch is begun anew after this; Node's sockets notice a dead peer by the restorer's own deadline. */
 const WATCH_SECONDS = 600;
@@ -35,7 +37,13 @@ export function apiServer(
   port = process.env.KUBERNETES_SERVICE_PORT ?? '443',
   folder = FOLDER,
 ): WatchingApi {
-  async function exchange(method: Method, path: string, options: RequestOptions): Promise<NodeJS.ReadableStream> {
+  const kept = new https.Agent({ keepAlive: true, maxSockets: 4, timeout: IDLE_MS });
+
+  async function exchange(
+    method: Method,
+    path: string,
+    options: RequestOptions & { watching?: boolean },
+  ): Promise<NodeJS.ReadableStream> {
     const body = options.body === undefined ? undefined : JSON.stringify(options.body);
     const query = new URLSearchParams();
     for (const [name, value] of Object.entries(options.query ?? {}))
@@ -48,7 +56,7 @@ export function apiServer(
           method,
           path: query.size > 0 ? `${path}?${query}` : path,
           ca: readFileSync(`${folder}/ca.crt`),
-          agent: false,
+          agent: options.watching ? false : kept,
           timeout: options.timeoutMs ?? TIMEOUT_MS,
           ...(options.signal ? { signal: options.signal } : {}),
           headers: {
@@ -93,7 +101,7 @@ export function apiServer(
         (async () => {
           const asked = { ...query, watch: true, timeoutSeconds: WATCH_SECONDS };
           // Silence is what this watch is for: the caller has a deadline of its own.
-          const stream = await exchange('GET', path, { query: asked, signal, timeoutMs: 0 });
+          const stream = await exchange('GET', path, { query: asked, signal, timeoutMs: 0, watching: true });
           let rest = '';
           stream.setEncoding('utf8');
           for await (const chunk of stream) {

@@ -3,6 +3,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, before, describe, test } from 'node:test';
+import { setTimeout as pause } from 'node:timers/promises';
 import type { Json } from '../../agent/deploy/kube.ts';
 import { userKubeconfig } from '../cluster/cluster.ts';
 import { endAll, type Lpk } from './lpk.ts';
@@ -158,10 +159,16 @@ describe('after kill -9 of lpk the cluster puts back', { concurrency: 2 }, () =>
     let writes = 0;
     const stop = new AbortController();
     const writer = (async () => {
-      for (; !stop.signal.aborted; writes++)
-        await shop
-          .patch(given.target, [{ op: 'add', path: '/metadata/labels', value: { tick: `${writes}` } }])
+      for (; !stop.signal.aborted; writes++) {
+        await shop.cluster
+          .request('PATCH', `${at('deployments')}/contested`, {
+            body: [{ op: 'add', path: '/metadata/labels', value: { tick: `${writes}` } }],
+            contentType: 'application/json-patch+json',
+            query: { fieldManager: 'another' },
+          })
           .catch(() => {});
+        await pause(50); // twenty writes a second are more than any controller makes
+      }
     })();
     await assertTakenBack(given, diedAt).finally(() => stop.abort());
     await writer;
@@ -206,9 +213,11 @@ describe('a session', { concurrency: 2 }, () => {
     assert.equal(pod.spec.containers[0].resources.limits.memory, '64Mi');
     const [status] = pod.status.containerStatuses;
     assert.equal(status.restartCount, 0, JSON.stringify(status));
-    const { serviceAccountName: _, ...spec } = (
-      await shop.get('pods', { labelSelector: `lpk.dev/session=${given.id}` })
-    ).items[0].spec;
+    const {
+      serviceAccountName: _,
+      serviceAccount: __,
+      ...spec
+    } = (await shop.get('pods', { labelSelector: `lpk.dev/session=${given.id}` })).items[0].spec;
     spec.volumes = spec.volumes.filter(({ projected }: Json) => !projected); // another account's token
     spec.containers[0].volumeMounts = spec.containers[0].volumeMounts.filter(
       ({ name }: Json) => name === 'lpk-restorer',

@@ -57,9 +57,14 @@ test('--help and --version load no Kubernetes client', () => {
 
 test('a wrong command line is one line with a hint, and exit code 2', () => {
   const table: [string[], RegExp][] = [
-    [[], /^lpk: name a verb: connect, init, run, proxy, env, restore, doctor$/],
+    [[], /^lpk: name a verb: connect, init, run, proxy, env, status, release, restore, doctor$/],
     [['run'], /^lpk: run needs a command: lpk run -- COMMAND$/],
     [['run', '--capture', 'ptrace', '--', 'true'], /^lpk: --capture is auto or seccomp or env or none, not ptrace/],
+    [['status', '--', 'true'], /^lpk: status takes no command/],
+    [['release'], /^lpk: release needs a target/],
+    [['release', 'web', '--', 'true'], /^lpk: release takes no command/],
+    [['connect', 'web', '--wait', '--take-over'], /^lpk: --wait leaves .*: choose one/],
+    [['connect', 'web', '--restore-after', '14'], /^lpk: --restore-after is a number from 15 to 86400, not 14/],
     [['doctor', '--', 'true'], /^lpk: doctor takes no command/],
     [['proxy'], /^lpk: proxy needs a verb: up, down, status, env$/],
     [['proxy', 'up', '--bind', '0.0.0.0'], /^lpk: --bind 0.0.0.0 needs --allow-lan and a password/],

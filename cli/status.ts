@@ -1,0 +1,88 @@
+import { type FoundSession, findSessions } from '../agent/deploy/apply.ts';
+import { type Cluster, openCluster } from '../agent/deploy/kube.ts';
+import { workloadName } from '../agent/deploy/workload.ts';
+import type { Output } from './output.ts';
+import { runningProxies } from './proxy-control.ts';
+import { readableSpan, readableTime } from './readable-time.ts';
+import type { StatusOptions } from './status-options.ts';
+import { type Person, whoAmI } from './whoami.ts';
+
+/** Who holds what, from the cluster's own record of it; and what runs on this laptop. */
+export async function status(options: StatusOptions, output: Output): Promise<number> {
+  const { kubeconfig, context, namespace } = options;
+  const cluster = await openCluster({ kubeconfig, context, namespace });
+  try {
+    const running = (await runningProxies({ namespace: undefined, context: undefined })).map((each) => each.status);
+    await tellSessions(cluster, options, {
+      output,
+      me: whoAmI(),
+      running: running.map(({ session }) => session),
+      nowMs: Date.now(),
+    });
+    for (const proxy of running) {
+      const where = `namespace ${proxy.namespace} (${proxy.context})`;
+      output.result(`here: a proxy into ${where}, link ${proxy.link}, process ${proxy.pid}`, 'proxy', proxy);
+    }
+    return 0;
+  } finally {
+    cluster.close();
+  }
+}
+
+export type StatusSurroundings = {
+  output: Output;
+  me: Person;
+  /** Sessions of the proxies that run on this laptop. */
+  running: string[];
+  nowMs: number;
+};
+
+/** LpkError: what requests throw. */
+export async function tellSessions(
+  cluster: Cluster,
+  { allNamespaces }: { allNamespaces: boolean },
+  around: StatusSurroundings,
+): Promise<void> {
+  const { output } = around;
+  const sessions = await findSessions(cluster, { allNamespaces });
+  for (const session of sessions) tellSession(session, around);
+  if (sessions.length > 0) return;
+  const where = allNamespaces ? 'in any namespace' : `in namespace ${cluster.namespace}`;
+  output.result(`no sessions ${where}`, 'nothing', { namespace: allNamespaces ? undefined : cluster.namespace });
+}
+
+/** `alive`: heard of in time. `silent`: not. `unknown`: nothing says. `left-over`: objects that belong to no workload. */
+export type SessionState = 'alive' | 'silent' | 'unknown' | 'left-over';
+
+function tellSession(session: FoundSession, { output, me, running, nowMs }: StatusSurroundings): void {
+  const { id, namespace, workload, record, proxy, lease, createdAt } = session;
+  const whose = record ?? proxy;
+  const silentForMs = lease && nowMs - Date.parse(lease.renewedAt);
+  const state = stateOf(session, running, silentForMs);
+  const mine = whose !== undefined && whose.owner === me.owner && whose.host === me.host;
+  const what = workload ? workloadName(workload) : proxy ? 'a proxy' : `objects of session ${id}`;
+  const holder = whose
+    ? `${whose.owner} on ${whose.host}${mine ? ' (you)' : ''} since ${readableTime(whose.since)}`
+    : `made ${readableTime(createdAt ?? '')}`;
+  const seen = silentForMs === undefined ? '' : `, last seen ${readableSpan(silentForMs)} ago`;
+  output.result(`${what} in ${namespace}: ${holder}; ${state}${seen}`, 'session', {
+    session: id,
+    namespace,
+    workload: workload && workloadName(workload),
+    kind: workload ? 'connect' : proxy ? 'proxy' : undefined,
+    owner: whose?.owner,
+    host: whose?.host,
+    since: whose?.since ?? createdAt,
+    mine,
+    state,
+    lastSeen: lease?.renewedAt,
+  });
+}
+
+function stateOf(session: FoundSession, running: string[], silentForMs: number | undefined): SessionState {
+  const { id, workload, proxy, lease } = session;
+  if (proxy) return running.includes(id) ? 'alive' : 'unknown';
+  if (!workload) return 'left-over';
+  if (!lease || silentForMs === undefined) return 'unknown';
+  return silentForMs < lease.silenceMs ? 'alive' : 'silent';
+}
