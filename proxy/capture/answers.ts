@@ -1,11 +1,10 @@
 import { readFileSync } from 'node:fs';
-import type net from 'node:net';
 import { join } from '../carry.ts';
 import type { Dial, Outbound } from '../flow.ts';
 import { isLoopback } from '../loopback.ts';
 import { ERRNO, IPPROTO, O_CLOEXEC, SO, SOCK, SOL_SOCKET } from './abi.ts';
 import type { Destinations } from './destinations.ts';
-import { connectErrno, Failures } from './failures.ts';
+import { connectErrno, Failures, isFailure } from './failures.ts';
 import type { Kernel } from './kernel.ts';
 import type { Caught } from './messages.ts';
 import type { Names } from './names.ts';
@@ -109,14 +108,18 @@ export class Answers {
 
   /** Gives `use` a copy of the caller's socket, of this very caller's. */
   #withSocket(caught: Caught, use: (fd: number) => boolean): boolean {
-    const { kernel, listener } = this.#means;
+    const { kernel } = this.#means;
     const fd = kernel.copyFd(caught.pid, caught.fd);
     if (fd < 0) return false;
     try {
-      return kernel.isWaiting(listener, caught.id) && use(fd);
+      return this.#isWaiting(caught) && use(fd);
     } finally {
       kernel.close(fd);
     }
+  }
+
+  #isWaiting({ id }: Caught): boolean {
+    return !this.#closed && this.#means.kernel.isWaiting(this.#means.listener, id);
   }
 
   #answer(caught: Caught, result: number): boolean {
@@ -193,7 +196,11 @@ export class Answers {
       this.#carry(client, outbound, `${host} ${port}`);
     } else {
       this.stats.dns += 1;
-      void client.accepted.then((socket) => names.serveTcp(socket));
+      void client.accepted.then((socket) => {
+        if (!socket) return;
+        names.serveTcp(socket);
+        this.#settle(client, 0);
+      });
     }
     if (nonBlocking && !this.#failures.has(`${host} ${port}`)) {
       this.#answer(caught, result);
@@ -207,25 +214,29 @@ export class Answers {
 
   /** Joins the two ends as soon as they are there; who waits for the dial is told how it ended. */
   #carry(client: Client, { stream, opened }: Outbound, destination: string): void {
-    let socket: net.Socket | undefined;
     stream.on('error', () => {}); // `opened` tells, or the pump
-    void client.accepted.then((accepted) => {
-      socket = accepted;
-      if (stream.destroyed) socket.resetAndDestroy();
+    opened.catch(() => {});
+    void client.accepted.then((socket) => {
+      if (!socket) stream.reset('cancelled', 'the client left');
+      else if (stream.destroyed) socket.resetAndDestroy();
       else join(socket, stream, { flowIdleMs: 0 });
+      // Nobody ends a connection that it waits for: its program was killed, or has given up.
+      socket?.once('end', () => {
+        const waiting = this.#waiting.get(client);
+        if (waiting && !this.#isWaiting(waiting.caught)) stream.reset('cancelled', 'the client left');
+      });
+      opened.then(
+        () => {
+          this.#failures.delete(destination);
+          this.#settle(client, 0);
+        },
+        (error) => {
+          if (isFailure(error)) this.#failures.add(destination);
+          this.#settle(client, connectErrno(error));
+          socket?.resetAndDestroy();
+        },
+      );
     });
-    Promise.all([opened, client.accepted]).then(
-      () => {
-        this.#failures.delete(destination);
-        this.#settle(client, 0);
-      },
-      (error) => {
-        this.#failures.add(destination);
-        this.#settle(client, connectErrno(error));
-        if (socket) socket.resetAndDestroy();
-        else void client.accepted.then((accepted) => accepted.resetAndDestroy());
-      },
-    );
   }
 
   /** A connect of a socket that we have connected: begun again after a signal, or asking whether it is connected now. */

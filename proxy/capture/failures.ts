@@ -24,6 +24,11 @@ export function connectErrno(error: unknown): number {
   return -(ERRNOS[code] ?? ERRNO.ENETUNREACH);
 }
 
+/** Whether a dial's error says something about its destination; that its client left does not. */
+export function isFailure(error: unknown): boolean {
+  return ERRNOS[flowError(error).code] !== undefined;
+}
+
 /** Destinations that failed lately: who tries one again is told the truth, even when it costs a moment's wait. */
 export class Failures {
   #nowMs: () => number;

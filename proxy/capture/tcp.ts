@@ -5,14 +5,14 @@ import { type Address, readAddress, writeAddress } from './sockaddr.ts';
 export type Client = {
   /** `struct sockaddr` as the program gave it: what getpeername tells. */
   asked: Buffer;
-  /** Its other end, once it is there. */
-  accepted: Promise<net.Socket>;
+  /** Its other end, once it is there; undefined when it never came: the program has reset it at once. */
+  accepted: Promise<net.Socket | undefined>;
 };
 
-type Expected = Client & { accept: (socket: net.Socket) => void; timer: NodeJS.Timeout };
+type Expected = Client & { accept: (socket: net.Socket | undefined) => void; timer: NodeJS.Timeout };
 
 /** What the kernel needs to bring a connection that it has made already. */
-const ACCEPT_MS = 10_000;
+const ACCEPT_MS = 5_000;
 /** Connects of one turn of the loop that were not accepted yet; the kernel lowers it to net.core.somaxconn. */
 const BACKLOG = 4_096;
 
@@ -51,8 +51,10 @@ export class TcpEnds {
   /** To be called in the same turn as the connect. @param ownName `struct sockaddr` of the socket's own end. */
   expect(ownName: Buffer, asked: Buffer): Client {
     const key = keyOf(readAddress(ownName));
-    const { promise: accepted, resolve } = Promise.withResolvers<net.Socket>();
+    const { promise: accepted, resolve } = Promise.withResolvers<net.Socket | undefined>();
     const timer = setTimeout(() => this.#forget(key, client), ACCEPT_MS);
+    const before = this.#clients.get(key);
+    if (before) this.#forget(key, before); // its port has another socket now
     const client: Expected = { asked, accepted, accept: resolve, timer };
     this.#clients.set(key, client);
     return client;
@@ -65,7 +67,7 @@ export class TcpEnds {
   close(): void {
     for (const server of this.#servers) server.close();
     for (const socket of this.#sockets) socket.destroy();
-    for (const { timer } of this.#clients.values()) clearTimeout(timer);
+    for (const [key, client] of this.#clients) this.#forget(key, client);
   }
 
   async #listen(host: string): Promise<number> {
@@ -97,6 +99,8 @@ export class TcpEnds {
   }
 
   #forget(key: string, client: Expected): void {
+    clearTimeout(client.timer);
+    client.accept(undefined); // unless it was accepted
     if (this.#clients.get(key) === client) this.#clients.delete(key);
   }
 }
