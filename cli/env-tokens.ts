@@ -56,6 +56,11 @@ export function fillVolumes(value: string, place: (name: string) => string): str
   );
 }
 
+/** Whether a volume is named in it. */
+export function hasVolumes(value: string): boolean {
+  return [...value.matchAll(TOKEN)].some(([, kind]) => kind?.toLowerCase() === 'volumemounts');
+}
+
 /** Variables as `--env` has them, and what must be the cluster's for them: names and CIDRs. */
 export function envWords(env: [string, string][]): { env: string[]; names: string[]; routes: string[] } {
   const filled = env.map(([name, text]) => ({ name, ...fillNames(text) }));

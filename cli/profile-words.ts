@@ -28,6 +28,8 @@ export function profileLine(profile: Profile, path: string): Line {
       'env-file': profile.envFiles?.map(from),
       'env-include': profile.envInclude,
       'env-exclude': profile.envExclude,
+      volumes: profile.volumes,
+      'volume-limit': profile.volumeLimitMiB?.toString(),
       capture: profile.capture,
       transport: profile.transport,
       'agent-image': profile.agentImage,

@@ -24,6 +24,8 @@ export type Profile = {
   envFiles?: string[];
   envInclude?: string[];
   envExclude?: string[];
+  volumes?: string;
+  volumeLimitMiB?: number;
   capture?: string;
   transport?: string;
   agentImage?: string;

@@ -19,6 +19,8 @@ export type Volumes = {
   /** `LPK_VOLUMES`: the folder with all copies, each at its path within. */
   env: Record<string, string>;
   wrap: Wrap;
+  /** Where the program finds what the pod has at this path. */
+  find(mountPath: string): string;
 };
 
 /** What a mount may have besides its limit in bytes. */
@@ -94,7 +96,8 @@ export async function copyVolumes(given: {
     const why = [...left].map(([at, reason]) => `${shown(at)} (${reason})`).join(', ');
     output.say(`only in LPK_VOLUMES=${root}: ${why}`, 'volumes-left', { folder: root, left: Object.fromEntries(left) });
   }
-  return { env: { LPK_VOLUMES: root }, wrap };
+  const find = (at: string) => (placed.includes(path.posix.resolve('/', at)) ? at : path.join(root, at));
+  return { env: { LPK_VOLUMES: root }, wrap, find };
 }
 
 /** The pod's own mounts: its service account's is in no workload's template. */

@@ -22,7 +22,12 @@ before(async () => {
   await Promise.all([
     shop.deployCaller(),
     shop.deploy(
-      workload('Deployment', 'web', { sidecar: sidecar('side', 8090) }),
+      { apiVersion: 'v1', kind: 'ConfigMap', metadata: { name: 'lists' }, data: { allowed: 'ada' } },
+      workload('Deployment', 'web', {
+        sidecar: sidecar('side', 8090),
+        container: { volumeMounts: [{ name: 'allow-list', mountPath: '/etc/lpk-init-test' }] },
+        pod: { volumes: [{ name: 'allow-list', configMap: { name: 'lists' } }] },
+      }),
       service('web', [[80, 8080]]),
       workload('Deployment', 'api'),
       service('api', [[80, 8080]]),
@@ -42,7 +47,8 @@ function code(name: string, port: number): string {
   const folder = path.join(dir, name);
   mkdirSync(folder);
   writeFileSync(path.join(folder, 'package.json'), JSON.stringify({ scripts: { start: 'node server.js' } }));
-  const answer = `'laptop as ' + process.env.ROLE + ', ' + process.env.GREETING`;
+  const list = `(process.env.LIST ? require('fs').readFileSync(process.env.LIST, 'utf8') : 'nobody')`;
+  const answer = `'laptop as ' + process.env.ROLE + ', ' + process.env.GREETING + ', for ' + ${list}`;
   const server = `require('http').createServer((_, response) => response.end(${answer})).listen(${port}, '127.0.0.1');`;
   writeFileSync(path.join(folder, 'server.js'), server);
   return folder;
@@ -79,7 +85,9 @@ describe('lpk init', { concurrency: 2 }, () => {
   test('asks by arrow keys and search, and lpk connect needs no argument', async () => {
     const port = await freePort();
     const folder = code('init', port);
-    const bridge = 'version: 0.1\nenv:\n  - name: GREETING\n    value: hello $(services:api)\n';
+    const variables = { GREETING: 'hello $(services:api)', LIST: '$(volumeMounts:allow-list)/allowed' };
+    const lines = Object.entries(variables).map(([name, value]) => `  - name: ${name}\n    value: ${value}\n`);
+    const bridge = `version: 0.1\nenv:\n${lines.join('')}`;
     writeFileSync(path.join(folder, 'KubernetesLocalProcessConfig.yaml'), bridge);
 
     const terminal = await atTerminal(folder, 'init');
@@ -113,7 +121,7 @@ describe('lpk init', { concurrency: 2 }, () => {
     const { context, ...web } = written.profiles.web;
     assert.deepEqual(web, {
       ...{ target: 'web', namespace: shop.namespace, container: 'app', ports: [`${port}:8080`] },
-      ...{ command: ['npm', 'start'], env: { GREETING: 'hello $(services:api)' } },
+      ...{ command: ['npm', 'start'], env: variables },
     });
 
     const below = path.join(folder, 'src');
@@ -121,7 +129,7 @@ describe('lpk init', { concurrency: 2 }, () => {
     const lpk = connectIn(below);
     const ready = await lpk.event('ready');
     assert.equal(ready.workload, 'deployment/web');
-    await answers('web', 'laptop as web, hello api');
+    await answers('web', 'laptop as web, hello api, for ada');
     process.kill(-lpk.pid, 'SIGINT'); // as Ctrl-C does: npm alone would leave its own child behind
     await lpk.exit();
     await answers('web', 'web in pod');

@@ -32,6 +32,8 @@ profiles:
     envFiles: [.env]
     envInclude: [GO*]
     envExclude: ["*_TOKEN"]
+    volumes: ro
+    volumeLimitMiB: 7
     capture: env
     transport: proxy
     agentImage: r/node:24
@@ -69,6 +71,7 @@ test('everything a profile may hold arrives where the command line would bring i
         holdMs: 5_000,
         wait: true,
         freePorts: true,
+        volumes: { limitBytes: 7 * 1024 * 1024 },
       },
       ...{ capture: 'env', routes: ['10.9.0.0/16'], noRoutes: ['10.8.0.0/16'], dnsInclude: [], environment: undefined },
       command: { program: 'npm', args: ['run', 'the app'] },
