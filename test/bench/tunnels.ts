@@ -77,26 +77,22 @@ export function asking(subject: Subject, mib: number, { interrupted }: Setting):
   };
 }
 
-/** Throughput, and what it costs in CPU time. */
-export async function transfers(subject: Subject, ask: Ask): ReturnType<Measured['measure']> {
-  const values: Record<string, number | undefined> = {};
-  for (const [job, server, at] of [
-    ['down', 'source', 'Down'],
-    ['up', 'sink', 'Up'],
-  ] as const) {
-    const before = cpu(subject);
-    const { megabytesPerSecond, bytesMoved } = await ask(job, server);
-    const after = cpu(subject);
-    const gigabytes = (bytesMoved as number) / 1e9;
-    values[`${job}MBps`] = megabytesPerSecond;
-    values[`laptopCpu${at}`] = (after.laptop - before.laptop) / gigabytes;
-    values[`agentCpu${at}`] = after.agent === undefined ? undefined : (after.agent - (before.agent ?? 0)) / gigabytes;
-  }
-  return values;
+/** Throughput one way, and what it costs in CPU time. */
+export async function transfer(subject: Subject, ask: Ask, job: 'down' | 'up'): ReturnType<Measured['measure']> {
+  const at = job === 'down' ? 'Down' : 'Up';
+  const before = cpu(subject);
+  const { megabytesPerSecond, bytesMoved } = await ask(job, job === 'down' ? 'source' : 'sink');
+  const after = cpu(subject);
+  const gigabytes = (bytesMoved as number) / 1e9;
+  return {
+    [`${job}MBps`]: megabytesPerSecond,
+    [`laptopCpu${at}`]: (after.laptop - before.laptop) / gigabytes,
+    [`agentCpu${at}`]: after.agent === undefined ? undefined : (after.agent - (before.agent ?? 0)) / gigabytes,
+  };
 }
 
 async function measureThroughput(subject: Subject, ask: Ask): ReturnType<Measured['measure']> {
-  const values = await transfers(subject, ask);
+  const values = { ...(await transfer(subject, ask, 'down')), ...(await transfer(subject, ask, 'up')) };
   const echo = await ask('echo', 'echo', { times: 2_000 });
   const connect = await ask('connect', 'echo', { times: 300 });
   const byAddress =
