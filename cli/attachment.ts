@@ -93,9 +93,15 @@ export class Attachment extends EventEmitter<AttachmentEvents> {
     this.#run().catch((error: unknown) => this.#end(error));
   }
 
-  /** The workload may be somebody else's by now; `over` then says so. */
-  check(): void {
-    this.#stillOurs().catch((error: unknown) => this.#end(error));
+  /** The workload may be somebody else's by now; `over` then says so. @returns whether it is this session's still. */
+  async check(): Promise<boolean> {
+    try {
+      await this.#stillOurs();
+      return true;
+    } catch (error) {
+      this.#end(error);
+      return false;
+    }
   }
 
   /** Leaves every agent at once. */
@@ -117,7 +123,7 @@ export class Attachment extends EventEmitter<AttachmentEvents> {
       this.#attach(event.uid, event.pod).catch((error: unknown) => this.#attachFailed(event.uid, event.pod, error));
     } else if (event.type === 'gone') {
       this.#detach(event.uid);
-      this.check();
+      void this.check();
     } else {
       const error = new LpkError(event.code, event.message);
       if (event.fatal && this.#attached.size === 0) this.#end(error);

@@ -40,8 +40,8 @@ export type Guarded = {
   restorer: boolean;
   remedy: string;
   output: Output;
-  /** The session may be over: look. */
-  check: () => void;
+  /** The session may be over: look. @returns whether it goes on. */
+  check: () => Promise<boolean>;
 };
 
 /** Renews the Lease from now on. */
@@ -52,7 +52,10 @@ export function keepLease(given: Guarded): LeaseKeeper {
     silenceMs,
     restorer,
     renew: () => renewLease(cluster, at, { timeoutMs: RENEWAL_TIMEOUT_MS }),
-    ended: check,
+    ended: async (by) => {
+      if ((await check()) && !by && restorer)
+        sayWithout(output, 'somebody deleted its Lease, and so the restorer', remedy);
+    },
     unwatched: () =>
       sayWithout(
         output,

@@ -9,6 +9,8 @@ const TIMEOUT_MS = 20_000;
 /** Between the requests of one restore, that another writer finds little room between; idle ones are closed. */
 const IDLE_MS = 5_000;
 const MAX_ANSWER_BYTES = 8 << 20;
+/** A Lease is small. */
+const MAX_EVENT_BYTES = 1 << 20;
 /** A watch is begun anew after this; Node's sockets notice a dead peer by the restorer's own deadline. */
 const WATCH_SECONDS = 600;
 
@@ -107,7 +109,7 @@ export function apiServer(
           for await (const chunk of stream) {
             const lines = `${rest}${chunk}`.split('\n');
             rest = lines.pop() as string;
-            if (rest.length > MAX_ANSWER_BYTES) throw new LpkError('limit-exceeded', 'an event has no end');
+            if (rest.length > MAX_EVENT_BYTES) throw new LpkError('limit-exceeded', 'an event has no end');
             for (const line of lines) {
               const { type, object } = JSON.parse(line);
               if (type === 'ERROR') return; // too old a version, mostly: to be begun anew
