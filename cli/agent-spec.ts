@@ -7,6 +7,7 @@ import type { Cluster } from '../agent/deploy/kube.ts';
 import { likenessOf } from '../agent/deploy/likeness.ts';
 import { preflightProxy, type Transport } from '../agent/deploy/preflight.ts';
 import { KEY_BYTES } from '../agent/wire/protocol.ts';
+import { offerRestore } from './left-behind.ts';
 import type { Output } from './output.ts';
 import { whoAmI } from './whoami.ts';
 
@@ -26,6 +27,7 @@ export async function agentPodSpec(
   cluster: Cluster,
   output: Output,
 ): Promise<{ spec: AgentPodSpec; key: Buffer; transports: Transport[] }> {
+  void offerRestore(cluster, output);
   const step = output.step(`checking rights in ${cluster.namespace} (${cluster.context})`, 'check');
   try {
     const { transports } = await preflightProxy(cluster, options.transport);

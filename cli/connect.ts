@@ -23,10 +23,12 @@ import type { ConnectOptions } from './connect-options.ts';
 import { assertCommand } from './launch.ts';
 import type { LeaseKeeper } from './lease-keeper.ts';
 import { type Leave, untilLeaving } from './leave.ts';
+import { offerRestore } from './left-behind.ts';
 import { makeRoom } from './make-room.ts';
 import type { Output } from './output.ts';
 import { mapPorts } from './ports.ts';
 import { keepLease, planGuard, sayWithout, whyEnded } from './session-guard.ts';
+import { noteSession } from './sessions-here.ts';
 import { freePorts } from './taken-ports.ts';
 import { Undo } from './undo.ts';
 import { withVolumePlaces } from './volume-tokens.ts';
@@ -51,6 +53,7 @@ export async function connect(options: ConnectOptions, output: Output): Promise<
       if (options.command) assertCommand(options.command.program);
       const cluster = await openCluster(options);
       undo.add('close the connections to the cluster', async () => cluster.close());
+      void offerRestore(cluster, output);
       const finding = output.step(`finding ${options.target} in ${cluster.namespace} (${cluster.context})`, 'find');
       const find = () => findTarget(cluster, parseTarget(options.target), { container: options.container });
       const found = await find().catch(failing(finding));
@@ -171,6 +174,8 @@ async function swap({ options, cluster, target, ports, route, undo, output, reme
     whyEnded: () => whyEnded(guarded, keeper),
   });
   undo.add('leave the agents', async () => attachment.close());
+  const forget = noteSession(spec.session);
+  undo.add('forget the session', async () => forget());
   undo.add('stop renewing the Lease', async () => keeper?.stop()); // after the restore, which may take a while
   if (guard.lease) keeper = keepLease({ ...guarded, check: () => attachment.check() });
   const swapped = swapIn(cluster, target, spec);

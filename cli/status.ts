@@ -4,6 +4,7 @@ import { workloadName } from '../agent/deploy/workload.ts';
 import type { Output } from './output.ts';
 import { runningProxies } from './proxy-control.ts';
 import { readableSpan, readableTime } from './readable-time.ts';
+import { sessionsHere } from './sessions-here.ts';
 import type { StatusOptions } from './status-options.ts';
 import { type Person, whoAmI } from './whoami.ts';
 
@@ -16,7 +17,7 @@ export async function status(options: StatusOptions, output: Output): Promise<nu
     await tellSessions(cluster, options, {
       output,
       me: whoAmI(),
-      running: running.map(({ session }) => session),
+      here: new Map([...sessionsHere(), ...running.map((each) => [each.session, each.pid] as const)]),
       nowMs: Date.now(),
     });
     for (const proxy of running) {
@@ -32,8 +33,8 @@ export async function status(options: StatusOptions, output: Output): Promise<nu
 export type StatusSurroundings = {
   output: Output;
   me: Person;
-  /** Sessions of the proxies that run on this laptop. */
-  running: string[];
+  /** Sessions of this laptop that live, proxies’ too, and their processes. */
+  here: ReadonlyMap<string, number>;
   nowMs: number;
 };
 
@@ -54,18 +55,20 @@ export async function tellSessions(
 /** `alive`: heard of in time. `silent`: not. `unknown`: nothing says. `left-over`: objects that belong to no workload. */
 export type SessionState = 'alive' | 'silent' | 'unknown' | 'left-over';
 
-function tellSession(session: FoundSession, { output, me, running, nowMs }: StatusSurroundings): void {
+function tellSession(session: FoundSession, { output, me, here, nowMs }: StatusSurroundings): void {
   const { id, namespace, workload, record, proxy, lease, createdAt } = session;
   const whose = record ?? proxy;
   const silentForMs = lease && nowMs - Date.parse(lease.renewedAt);
-  const state = stateOf(session, running, silentForMs);
+  const state = stateOf(session, here, silentForMs);
   const mine = whose !== undefined && whose.owner === me.owner && whose.host === me.host;
   const what = workload ? workloadName(workload) : proxy ? 'a proxy' : `objects of session ${id}`;
   const holder = whose
     ? `${whose.owner} on ${whose.host}${mine ? ' (you)' : ''} since ${readableTime(whose.since)}`
     : `made ${readableTime(createdAt ?? '')}`;
   const seen = silentForMs === undefined ? '' : `, last seen ${readableSpan(silentForMs)} ago`;
-  output.result(`${what} in ${namespace}: ${holder}; ${state}${seen}`, 'session', {
+  const pid = here.get(id);
+  const process = pid === undefined ? '' : `, process ${pid} here`;
+  output.result(`${what} in ${namespace}: ${holder}; ${state}${seen}${process}`, 'session', {
     session: id,
     namespace,
     workload: workload && workloadName(workload),
@@ -76,13 +79,17 @@ function tellSession(session: FoundSession, { output, me, running, nowMs }: Stat
     mine,
     state,
     lastSeen: lease?.renewedAt,
+    pid,
   });
 }
 
-function stateOf(session: FoundSession, running: string[], silentForMs: number | undefined): SessionState {
+function stateOf(
+  session: FoundSession,
+  here: ReadonlyMap<string, number>,
+  silentForMs: number | undefined,
+): SessionState {
   const { id, workload, proxy, lease } = session;
-  if (proxy) return running.includes(id) ? 'alive' : 'unknown';
-  if (!workload) return 'left-over';
-  if (!lease || silentForMs === undefined) return 'unknown';
+  if (!workload && !proxy) return 'left-over';
+  if (!lease || silentForMs === undefined) return here.has(id) ? 'alive' : 'unknown';
   return silentForMs < lease.silenceMs ? 'alive' : 'silent';
 }

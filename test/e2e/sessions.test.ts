@@ -88,13 +88,16 @@ describe('sessions', { concurrency: 2 }, () => {
       host: hostname(),
       mine: true,
       state: 'alive',
+      pid: lpk.pid,
     });
     assert.ok(Date.parse(lastSeen) >= Date.parse(since), `${status}`);
 
     const text = new Lpk(shop.args('status', '-A'), { json: false });
     assert.deepEqual(await text.exit(), { code: 0, signal: null }, `${text}`);
     await text.line(
-      new RegExp(`^deployment/listed in ${shop.namespace}: ${me} \\(you\\) since .* UTC; alive, last seen \\d+ s ago$`),
+      new RegExp(
+        `^deployment/listed in ${shop.namespace}: ${me} \\(you\\) since .* UTC; alive, last seen \\d+ s ago, process ${lpk.pid} here$`,
+      ),
     );
 
     lpk.signal('SIGINT');

@@ -1,0 +1,41 @@
+import { type FoundSession, findSessions } from '../agent/deploy/apply.ts';
+import type { Cluster } from '../agent/deploy/kube.ts';
+import { workloadName } from '../agent/deploy/workload.ts';
+import type { Output } from './output.ts';
+import { readableSpan, readableTime } from './readable-time.ts';
+import { sessionsHere } from './sessions-here.ts';
+import { type Person, whoAmI } from './whoami.ts';
+
+/** What a restorer gets, after the Lease lapsed, before somebody is asked to do its work, ms. */
+const RESTORER_MS = 60_000;
+
+/** Those of `me` that hold a workload although no process of this laptop has them, and that no restorer is about to end. */
+export function leftBehind(
+  sessions: FoundSession[],
+  { me, here, nowMs }: { me: Person; here: ReadonlyMap<string, number>; nowMs: number },
+): FoundSession[] {
+  return sessions.filter(({ id, workload, record, lease }) => {
+    if (!workload || record?.owner !== me.owner || record.host !== me.host || here.has(id)) return false;
+    return !lease || nowMs - Date.parse(lease.renewedAt) > lease.silenceMs + RESTORER_MS;
+  });
+}
+
+/** Says what earlier sessions of this user and laptop left in the namespace, and how to put it back. Never rejects. */
+export async function offerRestore(cluster: Cluster, output: Output): Promise<void> {
+  try {
+    const sessions = await findSessions(cluster);
+    const here = sessionsHere();
+    for (const session of leftBehind(sessions, { me: whoAmI(), here, nowMs: Date.now() })) {
+      const { workload, record, lease, namespace } = session as Required<FoundSession>;
+      const name = workloadName(workload);
+      const seen = lease ? `, last seen ${readableSpan(Date.now() - Date.parse(lease.renewedAt))} ago` : '';
+      output.warn(
+        `left behind: ${name} is still held by your session since ${readableTime(record.since)}${seen}; \`lpk restore ${name} -n ${namespace}\` puts it back`,
+        'left-behind',
+        { workload: name, namespace, session: session.id, since: record.since },
+      );
+    }
+  } catch {
+    // Not everybody may list sessions; what the command itself is about says by itself what goes wrong.
+  }
+}

@@ -1,0 +1,119 @@
+import assert from 'node:assert/strict';
+import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import test from 'node:test';
+import type { FoundSession } from '../../../agent/deploy/apply.ts';
+import { leftBehind } from '../../../cli/left-behind.ts';
+import { Output, type Sink } from '../../../cli/output.ts';
+import { readableSpan } from '../../../cli/readable-time.ts';
+import { noteSession, sessionsHere } from '../../../cli/sessions-here.ts';
+import { tellSessions } from '../../../cli/status.ts';
+import { FakeCluster } from './fake-cluster.ts';
+
+const ME = { owner: 'ann', host: 'box' };
+const BOB = { owner: 'bob', host: 'mill' };
+const NOW = Date.parse('2026-11-24T12:00:00Z');
+
+async function status(fake: FakeCluster, here: Map<string, number> = new Map()): Promise<string[]> {
+  let out = '';
+  const stdout = { on: () => {}, write: (text: string) => (out += text) } as unknown as Sink;
+  const output = new Output({ format: 'text', stdout, env: {} });
+  await tellSessions(fake.cluster, { allNamespaces: false }, { output, me: ME, here, nowMs: NOW });
+  return out.trimEnd().split('\n');
+}
+
+/** A Lease that was renewed so many seconds ago. */
+function lease(fake: FakeCluster, id: string, ago: number): void {
+  const spec = { renewTime: new Date(NOW - ago * 1_000).toISOString(), leaseDurationSeconds: 45 };
+  const labels = { 'app.kubernetes.io/managed-by': 'lpk', 'lpk.dev/session': id };
+  const metadata = { name: `lpk-${id}`, namespace: 'shop', uid: id, labels, creationTimestamp: '2026-11-24T10:00:00Z' };
+  fake.objects.set(`/apis/coordination.k8s.io/v1/namespaces/shop/leases/lpk-${id}`, { metadata, spec });
+}
+
+test('each session: whose, since when, and whether it lives', async () => {
+  const fake = new FakeCluster();
+  for (const name of ['a', 'b', 'c', 'd']) fake.deployment(name);
+  fake.hold('a', { id: 's1', ...ME });
+  lease(fake, 's1', 44);
+  fake.hold('b', { id: 's2', ...BOB });
+  lease(fake, 's2', 46);
+  fake.hold('c', { id: 's3', ...BOB });
+  fake.hold('d', { id: 's4', ...ME });
+  lease(fake, 's5', 7_200);
+  assert.deepEqual(await status(fake, new Map([['s4', 77]])), [
+    'deployment/a in shop: ann on box (you) since 2026-11-24 10:00:00 UTC; alive, last seen 44 s ago',
+    'deployment/b in shop: bob on mill since 2026-11-24 10:00:00 UTC; silent, last seen 46 s ago',
+    'deployment/c in shop: bob on mill since 2026-11-24 10:00:00 UTC; unknown',
+    'deployment/d in shop: ann on box (you) since 2026-11-24 10:00:00 UTC; alive, process 77 here',
+    'objects of session s5 in shop: made 2026-11-24 10:00:00 UTC; left-over, last seen 2 h ago',
+  ]);
+});
+
+test('no sessions is said', async () => {
+  assert.deepEqual(await status(new FakeCluster()), ['no sessions in namespace shop']);
+});
+
+test('who may not list Leases or Secrets still sees the sessions', async () => {
+  const fake = new FakeCluster();
+  fake.deployment('a');
+  fake.hold('a', { id: 's1', ...BOB });
+  fake.refused.add('GET /apis/coordination.k8s.io/v1/namespaces/shop/leases');
+  fake.refused.add('GET /api/v1/namespaces/shop/secrets');
+  assert.equal((await status(fake)).length, 1);
+});
+
+test('left behind is one’s own, that no process here has, and that its restorer had time for', () => {
+  const found = (id: string, person: object, ago?: number): FoundSession => ({
+    id,
+    namespace: 'shop',
+    workload: { kind: 'deployment', namespace: 'shop', name: id, apiPath: '' },
+    record: { v: 1, id, owner: '', host: '', since: '', container: 'c', changed: [], ...person },
+    ...(ago === undefined
+      ? {}
+      : { lease: { renewedAt: new Date(NOW - ago * 1_000).toISOString(), silenceMs: 45_000 } }),
+  });
+  const sessions = [
+    found('alive', ME, 10),
+    found('restorers', ME, 100),
+    found('dead', ME, 106),
+    found('here', ME, 1_000),
+    found('bobs', BOB, 1_000),
+    found('unknown', ME),
+    found('unknown-here', ME),
+    { id: 'orphan', namespace: 'shop' },
+  ];
+  const here = new Map([
+    ['here', 1],
+    ['unknown-here', 2],
+  ]);
+  const left = leftBehind(sessions, { me: ME, here, nowMs: NOW });
+  assert.deepEqual(
+    left.map(({ id }) => id),
+    ['dead', 'unknown'],
+  );
+});
+
+test('the sessions of this laptop are those whose process runs; notes of the dead, and garbage, go', () => {
+  const folder = mkdtempSync(path.join(tmpdir(), 'lpk-here-'));
+  try {
+    const forget = noteSession('mine', () => folder);
+    writeFileSync(path.join(folder, 'dead.json'), JSON.stringify({ pid: process.pid, startedAt: 'before' }));
+    writeFileSync(path.join(folder, 'half.json'), '{"pid":');
+    assert.deepEqual(sessionsHere(folder), new Map([['mine', process.pid]]));
+    assert.deepEqual(readdirSync(folder), ['mine.json']);
+    forget();
+    assert.deepEqual(sessionsHere(folder), new Map());
+    noteSession('nowhere', () => {
+      throw new Error('EROFS');
+    })();
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+  assert.deepEqual(sessionsHere(folder), new Map(), 'no folder, no sessions');
+});
+
+test('spans of time', () => {
+  const spans = [-5, 3, 119, 120, 7_199, 7_200, 172_799, 172_800].map((seconds) => readableSpan(seconds * 1_000));
+  assert.deepEqual(spans, ['0 s', '3 s', '119 s', '2 min', '120 min', '2 h', '48 h', '2 days']);
+});
