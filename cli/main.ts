@@ -12,6 +12,7 @@ import { proxyVerbs } from './proxy-options.ts';
 import { releaseVerb } from './release-options.ts';
 import { restoreVerb } from './restore-options.ts';
 import { runVerb } from './run-options.ts';
+import { servicesVerb } from './services-options.ts';
 import { stateFolderName } from './state-folder.ts';
 import { statusVerb } from './status-options.ts';
 import type { Verb, VerbGroup, Words } from './verb.ts';
@@ -22,6 +23,7 @@ const VERBS: (Verb | VerbGroup)[] = [
   runVerb,
   proxyVerbs,
   envVerb,
+  servicesVerb,
   statusVerb,
   releaseVerb,
   restoreVerb,

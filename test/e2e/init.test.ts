@@ -158,6 +158,15 @@ describe('lpk init', { concurrency: 2 }, () => {
     await answers('api', 'api in pod');
   });
 
+  test('lpk services lists what can be called', async () => {
+    const lpk = shop.lpk('services');
+    assert.equal((await lpk.exit()).code, 0, `${lpk}`);
+    const web = lpk.events.find(({ event, name }) => event === 'service' && name === 'web');
+    assert.deepEqual(web?.ports, [{ name: 'p80', port: 80, protocol: 'TCP' }]);
+    assert.ok(web?.names.includes(`web.${shop.namespace}.svc.cluster.local`), `${lpk}`);
+    assert.match(String(web?.endpoints[0]?.address), /^10\..*:8080$/);
+  });
+
   test('Ctrl-C at a question changes nothing', async () => {
     const folder = code('stops', await freePort());
     const terminal = await atTerminal(folder, 'init');
