@@ -42,6 +42,17 @@ export class Backends {
     rmSync(this.#folder, { recursive: true, force: true });
   }
 
+  /** One more: the command line of a server for an address and port of the node. */
+  async add(
+    shop: Shop,
+    { name, port }: { name: string; port: number },
+    server: (address: string, port: number) => string[],
+  ): Promise<void> {
+    const targetPort = await this.#freePort();
+    this.#onNode(server(network.node, targetPort));
+    await this.#serve(shop, name, port, targetPort);
+  }
+
   async #postgres(shop: Shop): Promise<void> {
     const [bin] = globSync('/usr/lib/postgresql/*/bin');
     const data = path.join(this.#folder, 'pg');
@@ -100,6 +111,14 @@ export class Backends {
       ports: [{ name: 'db', port: targetPort }],
       endpoints: [{ addresses: [network.node], conditions: { ready: true } }],
     });
+    const look = `exec 3<>/dev/tcp/${network.node}/${targetPort}`;
+    const inItsNetwork = ['--target', `${cluster().pid}`, '--net', 'bash', '-c', look];
+    await eventually(`${name} listens`, () =>
+      run('nsenter', inItsNetwork).then(
+        () => true,
+        () => false,
+      ),
+    );
   }
 }
 

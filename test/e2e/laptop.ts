@@ -48,6 +48,11 @@ export class Laptop {
     return laptop;
   }
 
+  /** Its file, for a container that shares it. */
+  get networkNamespace(): string {
+    return `/run/netns/${this.#name}`;
+  }
+
   /** The command line that runs `command` on this laptop. */
   on(command: string[]): string[] {
     return ['ip', 'netns', 'exec', this.#name, ...command];
