@@ -26,6 +26,8 @@ class World {
   readonly did: string[] = [];
   /** Refuses a request with a code; undefined: lets it pass. */
   refuse: (what: string, seconds: number) => ErrorCode | undefined = () => undefined;
+  /** The API server ends every watch as soon as it begins. */
+  endsWatches = false;
   #agenda: { at: number; run: () => void }[] = [];
   #watcher: ((type: string, object: Json) => void) | undefined;
   #breakWatch: ((error: Error) => void) | undefined;
@@ -78,6 +80,7 @@ class World {
         request: async (method, path, options) => structuredClone(this.#answer(method, path, options?.body)),
         watch: async (_path, _query, onEvent, signal) => {
           this.#check('WATCH');
+          if (this.endsWatches) return;
           this.#watcher = onEvent;
           await new Promise<void>((_resolve, reject) => {
             this.#breakWatch = reject;
@@ -93,15 +96,14 @@ class World {
 
   /** Time passes only here: what is due happens on the way. Stops early when the signal does. */
   async #wait(ms: number, signal?: AbortSignal): Promise<void> {
-    const end = this.nowMs + ms;
-    for (let next = this.#agenda[0]; next && next.at <= end; next = this.#agenda[0]) {
-      this.#agenda.shift();
-      this.nowMs = next.at;
-      next.run();
+    for (const end = this.nowMs + ms; this.nowMs < end; ) {
       await new Promise(setImmediate);
       if (signal?.aborted) throw signal.reason;
+      this.nowMs = Math.min(end, this.nowMs + 1_000, this.#agenda[0]?.at ?? end);
+      for (; this.#agenda[0] && this.#agenda[0].at <= this.nowMs; ) this.#agenda.shift()?.run();
     }
-    this.nowMs = end;
+    await new Promise(setImmediate);
+    if (signal?.aborted) throw signal.reason;
     assert.ok(this.nowMs < 3_600_000, 'it waits for ever');
   }
 
@@ -216,6 +218,19 @@ test('a watch that can’t be had does not keep a Lease from lapsing', async () 
   world.refuse = (what) => (what === 'WATCH' ? 'forbidden' : undefined);
   const endedAt = await world.run();
   assert.ok(endedAt >= SILENCE_S && endedAt < SILENCE_S + 11, `ended at ${endedAt}`);
+});
+
+test('a watch that is ended at once is not begun anew in a tight loop', async () => {
+  const world = new World();
+  world.endsWatches = true;
+  let watches = 0;
+  world.refuse = (what) => {
+    if (what === 'WATCH') watches++;
+    return undefined;
+  };
+  world.renewals(10, 100);
+  assert.equal(Math.round(await world.run()), 100 + SILENCE_S);
+  assert.ok(watches > 100 && watches < 200, `${watches} watches`);
 });
 
 test('a watch that breaks again and again does not either, and renewals are seen all the same', async () => {
