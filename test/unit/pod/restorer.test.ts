@@ -26,6 +26,8 @@ class World {
   readonly did: string[] = [];
   /** Refuses a request with a code; undefined: lets it pass. */
   refuse: (what: string, seconds: number) => ErrorCode | undefined = () => undefined;
+  /** Requests that this restorer still makes before it dies. */
+  lives = Number.POSITIVE_INFINITY;
   /** The API server ends every watch as soon as it begins. */
   endsWatches = false;
   #agenda: { at: number; run: () => void }[] = [];
@@ -96,6 +98,7 @@ class World {
 
   /** Time passes only here: what is due happens on the way. Stops early when the signal does. */
   async #wait(ms: number, signal?: AbortSignal): Promise<void> {
+    if (this.lives < 0) throw new Error('dead');
     for (const end = this.nowMs + ms; this.nowMs < end; ) {
       await new Promise(setImmediate);
       if (signal?.aborted) throw signal.reason;
@@ -108,6 +111,7 @@ class World {
   }
 
   #check(what: string): void {
+    if (--this.lives < 0) throw new Error('dead');
     const code = this.refuse(what, this.nowMs / 1_000);
     if (code) throw new LpkError(code, `${what} refused`);
   }
@@ -187,6 +191,24 @@ for (const [what, code] of [
     assert.ok(world.isPutBack);
   });
 }
+
+test('killed after each of its requests in turn, the next one ends the work', async () => {
+  let deaths = 0;
+  for (let last = 1; ; last++) {
+    const world = new World();
+    world.lives = last;
+    const whole = await world.run().then(
+      () => true,
+      () => false,
+    );
+    if (whole) break;
+    deaths++;
+    world.lives = Number.POSITIVE_INFINITY;
+    await world.run();
+    assert.ok(world.isPutBack, `after ${last} requests`);
+  }
+  assert.ok(deaths > 4, `${deaths} deaths`);
+});
 
 test('a laptop that comes back while the restore is refused keeps its session', async () => {
   const world = new World();
