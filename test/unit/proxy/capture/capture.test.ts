@@ -34,7 +34,12 @@ before(() => {
   client = join(folder, 'client');
   execFileSync('gcc', ['-O1', '-static', '-pthread', '-o', client, join(import.meta.dirname, 'client.c')]);
 });
-after(() => rmSync(folder, { recursive: true, force: true }));
+after(() => {
+  for (const captor of running) captor.kill('SIGKILL'); // of tests that failed
+  rmSync(folder, { recursive: true, force: true });
+});
+
+const running = new Set<ChildProcess>();
 
 type Seen = {
   output: string;
@@ -54,6 +59,8 @@ function start(user: string[], command: string[], options: SpawnOptions = {}): C
   const node = openSync(process.execPath, 'r');
   const [program = '', ...args] = [...user, '/proc/self/fd/4', CAPTOR, ...command];
   const captor = spawn(program, args, { ...options, cwd: '/', stdio: ['pipe', 'pipe', 'inherit', 'pipe', node] });
+  running.add(captor);
+  captor.once('exit', () => running.delete(captor));
   let output = '';
   let report = '';
   captor.stdout?.on('data', (text) => (output += text));
