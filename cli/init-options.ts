@@ -8,6 +8,7 @@ export type InitOptions = ClusterOptions & {
   container: string | undefined;
   ports: string[];
   profile: string | undefined;
+  vscode: boolean;
   command: string[] | undefined;
 };
 
@@ -16,6 +17,7 @@ export const initVerb: Verb = {
   describe: 'Ask once what to connect and how to start it, and write lpk.yaml for `lpk connect`',
   examples: [
     ['lpk init', 'asks for all; then `lpk connect` is enough'],
+    ['lpk init --vscode', 'F5 connects, debugs, and puts everything back'],
     ['lpk init web -n shop -p 3000:80 --profile shop -- npm start', 'asks only for what is not named'],
   ],
   options: (words) =>
@@ -30,7 +32,11 @@ export const initVerb: Verb = {
           describe: 'LOCAL[:CONTAINER], may be repeated',
         })
         .option('container', { string: true, requiresArg: true, describe: 'Which container, when the pod has several' })
-        .option('profile', { string: true, requiresArg: true, describe: 'Name of the profile, new or replaced' }),
+        .option('profile', { string: true, requiresArg: true, describe: 'Name of the profile, new or replaced' })
+        .option('vscode', {
+          boolean: true,
+          describe: 'Add a task and a launch configuration to .vscode; of a profile that is there, without asking',
+        }),
     ),
   async run(words, command, output) {
     const options = readInitOptions(words, command);
@@ -49,6 +55,7 @@ export function readInitOptions(words: Words, command: string[] | undefined): In
     target: readText(words, 'target'),
     container: readText(words, 'container'),
     profile: readText(words, 'profile'),
+    vscode: words.vscode === true,
     ports,
     command,
   };

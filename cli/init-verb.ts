@@ -6,25 +6,34 @@ import { readBridgeConfig } from './bridge-config.ts';
 import { askName, askProfile } from './init.ts';
 import type { InitOptions } from './init-options.ts';
 import type { Output } from './output.ts';
-import { findProfiles, PROFILE_FILE, type Profile } from './profile.ts';
+import { chooseProfile, findProfiles, PROFILE_FILE, type Profile } from './profile.ts';
 import { saveProfile } from './profile-write.ts';
+import { addToVsCode } from './vscode.ts';
 
 /** `lpk init`: asks, and writes lpk.yaml into the working folder. Without a terminal what the line leaves open is as proposed. */
 export async function init(options: InitOptions, output: Output): Promise<number> {
   const folder = process.cwd();
   const path = join(folder, PROFILE_FILE);
   const before = findProfiles(folder); // a broken one is told before anything is asked
+  const here = before?.path === path ? before : undefined;
+  const made =
+    options.vscode && options.target === undefined && here ? chooseProfile(here, options.profile) : undefined;
+  if (here && made !== undefined) {
+    await addToVsCode(folder, { name: made, profile: here.profiles[made] as Profile }, output);
+    return 0;
+  }
   const ask = canAsk(output) ? await openAsk() : withoutAsking;
   const profile = await questions(options, ask, output);
   const name = options.profile ?? (await askName(ask, profile));
-  const replaces = before?.path === path && Object.hasOwn(before.profiles, name);
+  const replaces = here !== undefined && Object.hasOwn(here.profiles, name);
   if (replaces && !options.profile && !(await ask.confirm(`Replace the profile ${name}?`, false))) {
     output.say('nothing was written');
     return 1;
   }
   await saveProfile(path, name, profile);
-  const others = before?.path === path && Object.keys(before.profiles).some((each) => each !== name);
+  const others = Object.keys(here?.profiles ?? {}).some((each) => each !== name);
   output.say(`profile ${name} is in ${path}`, 'saved', { path, profile: name });
+  if (options.vscode) await addToVsCode(folder, { name, profile }, output);
   output.say(`next: lpk connect${others ? ` --profile ${name}` : ''}`);
   return 0;
 }

@@ -29,6 +29,8 @@ before(async () => {
         pod: { volumes: [{ name: 'allow-list', configMap: { name: 'lists' } }] },
       }),
       service('web', [[80, 8080]]),
+      workload('Deployment', 'code'),
+      service('code', [[80, 8080]]),
       workload('Deployment', 'api'),
       service('api', [[80, 8080]]),
     ),
@@ -61,10 +63,10 @@ async function atTerminal(folder: string, ...args: string[]): Promise<Terminal> 
   return terminal;
 }
 
-/** `lpk connect` and nothing else, in that folder; the environment is what a shell there would have. */
-function connectIn(folder: string, ...args: string[]): Lpk {
+/** lpk in that folder, without a terminal. */
+function runIn(folder: string, ...args: string[]): Lpk {
   const env = { KUBECONFIG: shop.kubeconfig, PATH: `${path.dirname(process.execPath)}:${process.env.PATH}` };
-  return new Lpk(['connect', ...args], { env, around: (command) => ['env', '-C', folder, ...command] });
+  return new Lpk(args, { env, around: (command) => ['env', '-C', folder, ...command] });
 }
 
 async function answers(name: string, expected: string): Promise<void> {
@@ -72,6 +74,20 @@ async function answers(name: string, expected: string): Promise<void> {
     const { received } = await shop.callHttp(name, 80);
     return String(received).includes(expected);
   });
+}
+
+/** What an editor does: attaches to the program, which waits for it, and lets it go on. */
+async function attachDebugger(port: number): Promise<void> {
+  const [program] = (await (await fetch(`http://127.0.0.1:${port}/json/list`)).json()) as [
+    { webSocketDebuggerUrl: string },
+  ];
+  const socket = new WebSocket(program.webSocketDebuggerUrl);
+  await new Promise((resolve, reject) => {
+    socket.onerror = () => reject(new Error('the debugger can’t attach'));
+    socket.onopen = () => socket.send(JSON.stringify({ id: 1, method: 'Runtime.runIfWaitingForDebugger' }));
+    socket.onmessage = resolve;
+  });
+  socket.close();
 }
 
 async function namespaceByName(terminal: Terminal): Promise<void> {
@@ -126,7 +142,7 @@ describe('lpk init', { concurrency: 2 }, () => {
 
     const below = path.join(folder, 'src');
     mkdirSync(below);
-    const lpk = connectIn(below);
+    const lpk = runIn(below, 'connect');
     const ready = await lpk.event('ready');
     assert.equal(ready.workload, 'deployment/web');
     await answers('web', 'laptop as web, hello api, for ada');
@@ -156,6 +172,36 @@ describe('lpk init', { concurrency: 2 }, () => {
     await terminal.press('C-c');
     await terminal.shows(/deployment\/api restored[^\n]*\n(.*\n)*ENDED with 130/);
     await answers('api', 'api in pod');
+  });
+
+  test('the task of lpk init --vscode connects, a debugger attaches, and its end puts everything back', async () => {
+    const [port, debugPort] = [await freePort(), await freePort()];
+    const folder = code('vscode', port);
+    const command = ['--profile', 'code', '--vscode', '--', 'node', 'server.js'];
+    const made = runIn(folder, 'init', 'code', '-n', shop.namespace, '-p', `${port}:8080`, ...command);
+    assert.equal((await made.exit()).code, 0, `${made}`);
+    const tasks = JSON.parse(readFileSync(path.join(folder, '.vscode/tasks.json'), 'utf8')).tasks;
+    const { configurations } = JSON.parse(readFileSync(path.join(folder, '.vscode/launch.json'), 'utf8'));
+    assert.equal(configurations[0].preLaunchTask, tasks[0].label);
+    assert.equal(configurations[0].postDebugTask, tasks[1].label);
+    assert.equal(tasks[0].command, 'lpk');
+
+    const args = (tasks[0].args as string[]).map((word) => word.replace(`:${configurations[0].port}`, `:${debugPort}`));
+    const terminal = await atTerminal(folder, ...args);
+    const { beginsPattern, endsPattern } = tasks[0].problemMatcher.background;
+    await terminal.shows(new RegExp(endsPattern));
+    assert.match(await terminal.shows(/proxy into the cluster/), new RegExp(beginsPattern));
+    await attachDebugger(debugPort);
+    await answers('code', 'laptop as code');
+    await terminal.close(); // VS Code ends a task by ending its terminal
+    await answers('code', 'code in pod');
+    assert.deepEqual(
+      await eventually('nothing is left', async () => {
+        const left = await shop.leftOf('deployment/code');
+        return left.length === 0 && left;
+      }),
+      [],
+    );
   });
 
   test('lpk services lists what can be called', async () => {

@@ -16,7 +16,7 @@ after(() => rmSync(dir, { recursive: true }));
 
 const NOTHING: InitOptions = {
   ...{ context: undefined, namespace: undefined, kubeconfig: undefined, target: undefined },
-  ...{ container: undefined, profile: undefined, ports: [], command: undefined },
+  ...{ container: undefined, profile: undefined, vscode: false, ports: [], command: undefined },
 };
 
 /** Answers by question; what has none gets what is proposed. Keeps what was asked. */
