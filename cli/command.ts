@@ -94,6 +94,8 @@ async function prepare({
     undo.add('stop the capture', () => caught.close());
     const { env } = childEnvironment({ laptop, pod, choice: environment });
     output.say(`captured: its connections and names go by ${way.name}`, 'capture', { capture: 'seccomp' });
+    if (caught.missing)
+      output.warn(`but not names asked for over unconnected sockets (musl, c-ares): ${caught.missing}`, 'capture-part');
     return (command, args) => launch({ ...wrap(command, args, env.PATH), env, spawn: caught.spawn });
   }
   const proxy = capture === 'none' ? undefined : await way.proxy();
