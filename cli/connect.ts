@@ -24,7 +24,7 @@ import { assertCommand } from './launch.ts';
 import type { LeaseKeeper } from './lease-keeper.ts';
 import { type Leave, untilLeaving } from './leave.ts';
 import { offerRestore } from './left-behind.ts';
-import { makeRoom } from './make-room.ts';
+import { makeRoom, whenFree } from './make-room.ts';
 import type { Output } from './output.ts';
 import { mapPorts } from './ports.ts';
 import { keepLease, planGuard, sayWithout, whyEnded } from './session-guard.ts';
@@ -78,7 +78,17 @@ export async function connect(options: ConnectOptions, output: Output): Promise<
 
       // The image's own variables go with its container, and with it the only way to read them.
       const image = options.command ? await containerEnvironment(cluster, target) : undefined;
-      const attachment = await swap({ options, cluster, target, ports, route, undo, output, remedy });
+      const attachment = await swap({
+        options,
+        cluster,
+        target,
+        ports,
+        route,
+        undo,
+        output,
+        remedy,
+        signal: leave.signal,
+      });
       report(attachment, output);
       const rollout = output.step(`rolling out the agent in ${name}`, 'rollout');
       const session = await Promise.race([
@@ -135,10 +145,21 @@ type Swap = {
   undo: Undo;
   output: Output;
   remedy: string;
+  signal: AbortSignal;
 };
 
 /** Puts the agent in and begins to attach. What undoes it is there before anything is changed. */
-async function swap({ options, cluster, target, ports, route, undo, output, remedy }: Swap): Promise<Attachment> {
+async function swap({
+  options,
+  cluster,
+  target,
+  ports,
+  route,
+  undo,
+  output,
+  remedy,
+  signal,
+}: Swap): Promise<Attachment> {
   const name = workloadName(target);
   const swapping = output.step(`swapping container ${target.container} of ${name} for the agent`, 'swap');
   const [{ transports }, guard] = await Promise.all([
@@ -177,8 +198,7 @@ async function swap({ options, cluster, target, ports, route, undo, output, reme
   const forget = noteSession(spec.session);
   undo.add('forget the session', async () => forget());
   undo.add('stop renewing the Lease', async () => keeper?.stop()); // after the restore, which may take a while
-  if (guard.lease) keeper = keepLease({ ...guarded, check: () => attachment.check() });
-  const swapped = swapIn(cluster, target, spec);
+  const swapped = whenFree(cluster, target, { ...options, output, signal }, () => swapIn(cluster, target, spec));
   undo.add(
     `restore ${name}`,
     async () => {
@@ -189,6 +209,7 @@ async function swap({ options, cluster, target, ports, route, undo, output, reme
     remedy,
   );
   const { refused } = await swapped.catch(failing(swapping));
+  if (guard.lease) keeper = keepLease({ ...guarded, check: () => attachment.check() });
   swapping.done(`container ${target.container} of ${name} swapped`, { session: spec.session });
   const without = refused?.message ?? guard.missing;
   if (options.restorer && without) sayWithout(output, without, remedy);

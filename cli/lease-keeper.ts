@@ -81,7 +81,7 @@ export class LeaseKeeper {
         unwatched();
       }
     } catch (error) {
-      // Not found before the first time: it is only just being made.
+      // Not found from the first time on: it could not be made, which was said.
       const gone = error instanceof LpkError && error.code === 'not-found' && this.#renewedMs !== undefined;
       if (!gone || this.#ending || this.#over) return;
       this.stop();

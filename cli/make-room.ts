@@ -44,6 +44,27 @@ export async function makeRoom(
   return true;
 }
 
+/**
+ * Does `swap`; for who waits, again each time that somebody else was quicker. LpkError: what `swap` throws (`already-held` only
+ * for who does not wait), and as `makeRoom`.
+ */
+export async function whenFree<T>(
+  cluster: Cluster,
+  target: Target,
+  { whenHeld, output, signal }: { whenHeld: WhenHeld; output: Output; signal: AbortSignal },
+  swap: () => Promise<T>,
+): Promise<T> {
+  for (;;) {
+    try {
+      return await swap();
+    } catch (error) {
+      if (whenHeld !== 'wait' || !(error instanceof LpkError) || error.code !== 'already-held') throw error;
+      output.say(`${error.message}: waiting again`, 'wait-again');
+      await untilFree(cluster, target, signal);
+    }
+  }
+}
+
 async function untilFree(cluster: Cluster, target: Target, signal: AbortSignal): Promise<void> {
   const { kind, namespace, name } = target;
   const query = { fieldSelector: `metadata.name=${name}` };

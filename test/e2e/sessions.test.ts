@@ -18,7 +18,9 @@ let shop: Shop;
 before(async () => {
   shop = await Shop.open('sessions');
   await shop.deploy(
-    ...['listed', 'released', 'awaited', 'taken', 'dead', 'plain'].map((name) => workload('Deployment', name)),
+    ...['listed', 'released', 'awaited', 'taken', 'dead', 'plain', 'queued'].map((name) =>
+      workload('Deployment', name),
+    ),
   );
 });
 
@@ -153,6 +155,22 @@ describe('sessions', { concurrency: 2 }, () => {
     second.signal('SIGINT');
     assert.deepEqual(await second.exit(), { code: 0, signal: null }, `${second}`);
     await assertEnded('awaited', first.spec, second);
+  });
+
+  test('are waited for by two with --wait: one after the other has it', async () => {
+    const first = await session('queued');
+    const waiting = [0, 1].map(() => shop.lpk('connect', 'deployment/queued', '--wait'));
+    for (const lpk of waiting) await lpk.event('wait', ({ state }) => state === 'started');
+    first.lpk.signal('SIGINT');
+    assert.deepEqual(await first.lpk.exit(), { code: 0, signal: null }, `${first.lpk}`);
+    const isReady = (lpk: Lpk) => lpk.events.some(({ event }) => event === 'ready');
+    await eventually('one of them is ready', async () => waiting.some(isReady));
+    for (const lpk of waiting.toSorted((a, b) => Number(isReady(b)) - Number(isReady(a)))) {
+      await lpk.event('ready');
+      lpk.signal('SIGINT');
+      assert.deepEqual(await lpk.exit(), { code: 0, signal: null }, `${lpk}`);
+    }
+    await assertEnded('queued', first.spec, first.lpk);
   });
 
   test('that are waited for can be given up', async () => {

@@ -98,7 +98,7 @@ test('tells once who ended the session, or that the Lease is gone, and renews no
   assert.deepEqual([gone.ended, gone.renewedAt], [[undefined], [0, 10]]);
 });
 
-test('a Lease that is not there yet, or no more while leaving, is no news', async () => {
+test('a Lease that was never there, or goes while leaving, is no news', async () => {
   const early = new Scene();
   early.failure = new LpkError('not-found', 'not yet');
   await early.pass(2);
