@@ -66,7 +66,7 @@ export function parseBridgeConfig(path: string, content: string): BridgeConfig {
     new LpkError('profile-invalid', `${path}:${line}:${column}: ${message}`);
   const [fault] = faultsOf(document, lines, SCHEMA);
   if (fault) throw invalid(fault.line, fault.column, fault.message);
-  const read = document.toJS() as {
+  const read = document.toJS({ maxAliasCount: -1 }) as {
     version: number | string;
     env?: { name: string; value: string | number | boolean }[] | null;
     volumeMounts?: { name: string; localPath?: string | null }[] | null;

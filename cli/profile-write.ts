@@ -2,6 +2,7 @@ import { existsSync, readFileSync, realpathSync } from 'node:fs';
 import { mkdtemp, rename, rm, writeFile } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { Document, isMap, parseDocument } from 'yaml';
+import { LpkError } from '../agent/wire/errors.ts';
 import { type Profile, parseProfiles } from './profile.ts';
 
 const HEAD = ' lpk connect (without a target) uses this; lpk connect --profile NAME another one.';
@@ -28,10 +29,13 @@ export async function saveProfile(path: string, name: string, profile: Profile):
   await replaceFile(path, withProfile(path, text, name, profile));
 }
 
-/** Replaces a file's whole content at once; of a symbolic link, the file it leads to. */
+/** Replaces a file's whole content at once; of a symbolic link, the file it leads to. LpkError `profile-invalid`: it can't be written. */
 export async function replaceFile(named: string, text: string): Promise<void> {
   const path = existsSync(named) ? realpathSync(named) : named;
-  const beside = await mkdtemp(join(dirname(path), `.${basename(path)}-`));
+  const failed = (cause: Error) => {
+    throw new LpkError('profile-invalid', `${path} can’t be written: ${cause.message}`, { cause });
+  };
+  const beside = await mkdtemp(join(dirname(path), `.${basename(path)}-`)).catch(failed);
   try {
     await writeFile(join(beside, 'new'), text);
     await rename(join(beside, 'new'), path);

@@ -1,4 +1,4 @@
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, readFileSync, statSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { LineCounter, parseDocument } from 'yaml';
 import { LpkError } from '../agent/wire/errors.ts';
@@ -42,13 +42,27 @@ export type ProfileFile = {
   profiles: Record<string, Profile>;
 };
 
-/** The lpk.yaml of `folder` or of the nearest folder above it. LpkError `profile-invalid`: the first fault, with line and column. */
+/**
+ * The lpk.yaml of `folder` or of the nearest folder above it. LpkError `profile-invalid`: the first fault, with line and column; or
+ * one above that is another user's, as it names a command to run, and anybody may put a file into /tmp.
+ */
 export function findProfiles(folder: string): ProfileFile | undefined {
   for (let at = resolve(folder); ; at = dirname(at)) {
     const path = join(at, PROFILE_FILE);
-    if (existsSync(path)) return parseProfiles(path, readText(path));
+    if (existsSync(path)) {
+      if (at !== resolve(folder) && !isTrusted(path)) {
+        throw new LpkError('profile-invalid', `${path} is another user’s: it is used in its own folder only`);
+      }
+      return parseProfiles(path, readText(path));
+    }
     if (dirname(at) === at) return undefined;
   }
+}
+
+function isTrusted(path: string): boolean {
+  const uid = process.getuid?.();
+  if (uid === undefined) return true; // Windows
+  return [uid, 0, Number(process.env.SUDO_UID ?? -1)].includes(statSync(path).uid);
 }
 
 function readText(path: string): string {
@@ -72,10 +86,10 @@ export function parseProfiles(path: string, text: string): ProfileFile {
     const others = more.length > 0 ? ` (and ${more.length} more)` : '';
     throw new LpkError('profile-invalid', `${path}:${fault.line}:${fault.column}: ${fault.message}${others}`);
   }
-  const read = document.toJS() as Omit<ProfileFile, 'path'>;
+  const read = document.toJS({ maxAliasCount: -1 }) as Omit<ProfileFile, 'path'>;
   const place = (...keys: string[]) => {
-    const node = document.getIn(keys, true) as { range?: [number, number, number] };
-    const { line, col } = lines.linePos(node.range?.[0] ?? 0);
+    const node = document.getIn(keys, true) as { range?: [number, number, number] } | undefined;
+    const { line, col } = lines.linePos(node?.range?.[0] ?? 0);
     return `${path}:${line}:${col}`;
   };
   if (read.default !== undefined && !Object.hasOwn(read.profiles, read.default)) {

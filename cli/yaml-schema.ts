@@ -37,7 +37,7 @@ export function faultsOf(document: Document.Parsed, lines: LineCounter, schema: 
   return faults.sort((a, b) => a.line - b.line || a.column - b.column);
 
   function check(given: Node | null, asked: Schema, path: string, from: number): void {
-    const node = isAlias(given) ? (given.resolve(document) ?? null) : given;
+    const node = isAlias(given) ? (given.resolve(document) ?? null) : given; // the schema’s depth ends a circle
     const at = given?.range?.[0] ?? from;
     const fault = (message: string, offset = at) =>
       faults.push({ ...place(offset), message: path === '' ? message : `${path}: ${message}` });

@@ -1,4 +1,6 @@
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
@@ -29,6 +31,8 @@ before(async () => {
         pod: { volumes: [{ name: 'allow-list', configMap: { name: 'lists' } }] },
       }),
       service('web', [[80, 8080]]),
+      workload('Deployment', 'late'),
+      service('late', [[80, 8080]]),
       workload('Deployment', 'code'),
       service('code', [[80, 8080]]),
       workload('Deployment', 'api'),
@@ -202,6 +206,34 @@ describe('lpk init', { concurrency: 2 }, () => {
       }),
       [],
     );
+  });
+
+  test('--free-ports stops what listens on the port, and the command takes it', async () => {
+    const port = await freePort();
+    const folder = code('ports', port);
+    const holder = spawn(process.execPath, ['server.js'], { cwd: folder, stdio: 'ignore' });
+    const ended = once(holder, 'exit');
+    await eventually('the other program listens', async () => {
+      return await fetch(`http://127.0.0.1:${port}`).then(
+        () => true,
+        () => false,
+      );
+    });
+    const options = ['-n', shop.namespace, '-p', `${port}:8080`];
+    const told = runIn(folder, 'connect', 'late', ...options, '--', 'true');
+    assert.match(
+      (await told.event('port-taken')).text,
+      new RegExp(`^port ${port} is taken by .*\\(pid ${holder.pid}\\)`),
+    );
+    await told.exit();
+    assert.equal(holder.exitCode ?? holder.signalCode, null);
+
+    const lpk = runIn(folder, 'connect', 'late', ...options, '--free-ports', '--', 'node', 'server.js');
+    assert.deepEqual((await lpk.event('port-freed')).pids, [holder.pid]);
+    assert.deepEqual(await ended, [null, 'SIGTERM']);
+    await answers('late', 'laptop as late');
+    process.kill(-lpk.pid, 'SIGINT');
+    await lpk.exit();
   });
 
   test('lpk services lists what can be called', async () => {

@@ -1,7 +1,7 @@
 /** lpk.yaml: what may stand in it, what is said of what may not, and how it is written. */
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { chownSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
@@ -198,6 +198,38 @@ test('the nearest file upwards is used', () => {
   assert.equal(findProfiles(deep)?.path, join(dir, 'a/lpk.yaml'));
   rmSync(join(dir, 'a/lpk.yaml'));
   rmSync(join(dir, 'lpk.yaml'));
+});
+
+test('one above that is another user’s is not used', (t) => {
+  if (process.getuid?.() !== 0) return t.skip('only root can make one');
+  const folder = mkdtempSync(join(dir, 'other-'));
+  const path = join(folder, 'lpk.yaml');
+  mkdirSync(join(folder, 'below'));
+  writeFileSync(path, 'profiles: {web: {target: web, command: rm}}\n');
+  chownSync(path, 65534, 65534);
+  assert.throws(() => findProfiles(join(folder, 'below')), { code: 'profile-invalid', message: /another user’s/ });
+  assert.equal(findProfiles(folder)?.path, path);
+});
+
+test('anchors may be used, circles are no profiles', () => {
+  const many = Array.from({ length: 300 }, (_, i) => `  p${i}: *web`).join('\n');
+  const file = parseProfiles('lpk.yaml', `profiles:\n  web: &web {target: web}\n${many}\n`);
+  assert.equal(file.profiles.p299?.target, 'web');
+  for (const text of [
+    'profiles: &a {web: *a}\n',
+    'profiles: {web: &w {target: web, env: {A: *w}}}\n',
+    'profiles: *a\n',
+  ]) {
+    assert.throws(() => parseProfiles('lpk.yaml', text), { code: 'profile-invalid' }, text);
+  }
+  assert.throws(() => parseProfiles('lpk.yaml', 'profiles: {1: {target: web, command: "\'"}}\n'), {
+    code: 'profile-invalid',
+  });
+});
+
+test('a file that can’t be written is told', async () => {
+  const saving = saveProfile(join(dir, 'nowhere/lpk.yaml'), 'web', { target: 'web' });
+  await assert.rejects(saving, { code: 'profile-invalid', message: /can’t be written: ENOENT/ });
 });
 
 test('a file without bounds is not read', () => {
