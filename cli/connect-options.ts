@@ -134,7 +134,7 @@ export const connectVerb: Verb = {
         .option('restore-after', {
           string: true,
           requiresArg: true,
-          describe: `Seconds without a sign of this computer after which the cluster puts the workload back (default: ${RESTORE_AFTER_SECONDS.otherwise})`,
+          describe: `Seconds without a sign of this computer after which the cluster puts the workload back (default: ${RESTORE_AFTER_SECONDS.otherwise}, or a longer --hold)`,
         })
         .option('no-restorer', { boolean: true, describe: 'Leave no restorer in the cluster that would do so' })
         .option('wait', { boolean: true, describe: 'When somebody holds the workload: wait until it is free' })
@@ -159,6 +159,10 @@ export function readConnectOptions(words: Words, command: string[] | undefined):
   const [program, ...args] = command ?? [];
   const ports = ((words.port ?? []) as unknown[]).map((mapping) => parsePortMapping(String(mapping)));
   checkPorts(ports);
+  const hold = { least: 1, most: MAX_HOLD_SECONDS, otherwise: DEFAULT_HOLD_SECONDS };
+  const holdSeconds = readNumber(words, 'hold', hold);
+  // Who wants connections kept for long wants the workload kept for as long.
+  const restoreAfter = Math.max(RESTORE_AFTER_SECONDS.otherwise, words.hold === undefined ? 0 : holdSeconds);
   return {
     ...readClusterOptions(words),
     target,
@@ -175,8 +179,8 @@ export function readConnectOptions(words: Words, command: string[] | undefined):
     noRoutes: readRanges(words, 'no-route'),
     dnsInclude: readList(words, 'dns-include'),
     volumes: readVolumesChoice(words),
-    holdMs: readNumber(words, 'hold', { least: 1, most: MAX_HOLD_SECONDS, otherwise: DEFAULT_HOLD_SECONDS }) * 1000,
-    restoreAfterMs: readNumber(words, 'restore-after', RESTORE_AFTER_SECONDS) * 1000,
+    holdMs: holdSeconds * 1000,
+    restoreAfterMs: readNumber(words, 'restore-after', { ...RESTORE_AFTER_SECONDS, otherwise: restoreAfter }) * 1000,
     restorer: words['no-restorer'] !== true,
     whenHeld: readWhenHeld(words),
     command: program === undefined ? undefined : { program, args },

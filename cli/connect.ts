@@ -167,12 +167,14 @@ async function swap({
     planGuard(cluster, target, options),
   ]).catch(failing(swapping));
   const chosen = options.transport === 'auto' ? transports : [options.transport];
+  const { silenceMs, restorer } = guard.lease ?? { silenceMs: options.restoreAfterMs, restorer: false };
   const key = randomBytes(KEY_BYTES);
   const spec = {
     ...agentPorts(target.hostNetwork),
     session: newSessionId(),
     listen: chosen[0] === 'proxy' ? ('pod' as const) : ('loopback' as const),
-    holdMs: options.holdMs,
+    // What the restorer takes back holds nothing any longer.
+    holdMs: restorer ? Math.min(options.holdMs, silenceMs) : options.holdMs,
     image: options.agentImage,
     key: key.toString('hex'),
     bundle: await agentBundle(),
@@ -180,7 +182,6 @@ async function swap({
     servedPorts: [...ports.keys()],
     ...(guard.lease ? { lease: guard.lease } : {}),
   };
-  const { silenceMs, restorer } = guard.lease ?? { silenceMs: options.restoreAfterMs, restorer: false };
   const guarded = { cluster, target, session: spec.session, silenceMs, restorer, remedy, output };
   let keeper: LeaseKeeper | undefined;
   const attachment = new Attachment({

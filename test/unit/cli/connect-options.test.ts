@@ -127,3 +127,11 @@ test('options that make no sense are refused, by name', () => {
     assert.throws(() => readConnectOptions(words, command), { code: 'usage', message }, JSON.stringify(words));
   }
 });
+
+test('who has connections kept for longer has the workload kept for as long, unless told otherwise', () => {
+  const seconds = (words: Record<string, string>) =>
+    readConnectOptions({ target: 'web', ...words }, undefined).restoreAfterMs / 1_000;
+  assert.equal(seconds({ hold: '300' }), 300);
+  assert.equal(seconds({ hold: '5' }), 45);
+  assert.equal(seconds({ hold: '300', 'restore-after': '20' }), 20);
+});
