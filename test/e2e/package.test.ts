@@ -35,7 +35,7 @@ test('the tarball has what it should and nothing else', () => {
     /^package\/(package\.json|README\.md|CHANGELOG\.md|LICENSE)$/,
     /^package\/agent\/wire\/SPEC\.md$/,
     /^package\/dist\/(agent\.mjs|cli\/lpk\.schema\.json)$/,
-    /^package\/dist\/(cli|proxy|dns|agent\/wire|agent\/deploy)\/[a-z0-9-]+\.js$/,
+    /^package\/dist\/(cli|proxy|proxy\/capture|dns|agent\/wire|agent\/deploy|agent\/restore)\/[a-z0-9-]+\.js$/,
   ];
   assert.deepEqual(
     files.filter((file) => !intended.some((pattern) => pattern.test(file))),
