@@ -7,7 +7,7 @@ import type { Cluster, Json } from './kube.ts';
 import { networkError, oneLine, parseBody, upgradeError } from './status.ts';
 
 /**
- * Kubernetes' remote command over a websocket (apimachinery/pkg/util/remotecommand): the first byte of each message is its
+ * A command in a container, over a websocket (kubelet/pkg/cri/streaming): the first byte of each message is its
  * channel; channel 3 ends with a `metav1.Status`.
  */
 const SUBPROTOCOL = 'v4.channel.k8s.io';
