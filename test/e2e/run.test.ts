@@ -143,6 +143,14 @@ describe('by an agent of its own', () => {
   }
 });
 
+test('lpk connect: its command is caught as well', async () => {
+  const client = [path.join(person.programs, 'client'), 'grpc', `grpc.${shop.namespace}:50051`];
+  const lpk = person.start('connect', 'deployment/web', '-n', shop.namespace, '--', ...client);
+  await lpk.line(/^SERVING$/);
+  assert.deepEqual(await lpk.exit(), { code: 0, signal: null }, `${lpk}`);
+  await lpk.event('capture', ({ capture }) => capture === 'seccomp');
+});
+
 /** A repository as files, which is all that git's dumb protocol needs. */
 async function serveGit(): Promise<void> {
   const [work, served] = [path.join(person.folder, 'work'), path.join(person.folder, 'served')];
