@@ -154,7 +154,7 @@ export const connectVerb: Verb = {
 /** @throws LpkError `usage`: one line that says which option is wrong and what it should be. */
 export function readConnectOptions(words: Words, command: string[] | undefined): ConnectOptions {
   const target = readText(words, 'target');
-  if (!target) throw new LpkError('usage', 'connect needs a target: a Service, or deployment/NAME and the like');
+  if (!target) throw new LpkError('usage', 'connect needs a target (a Service, deployment/NAME…) or an lpk.yaml');
   if (command?.length === 0) throw new LpkError('usage', 'there is no command after --');
   const [program, ...args] = command ?? [];
   const ports = ((words.port ?? []) as unknown[]).map((mapping) => parsePortMapping(String(mapping)));

@@ -9,7 +9,7 @@ import { isRunning, type ProcessId, processId } from './process-id.ts';
 export type Listener = {
   pid?: number;
   name?: string;
-  /** Runs as the user that lpk runs as. */
+  /** Of the user that lpk runs as, and no process that lpk itself was started by: a terminal, a service manager. */
   isOwn: boolean;
 };
 
@@ -37,7 +37,8 @@ export async function listenersOf(port: number): Promise<Listener[]> {
  * something still runs.
  */
 export async function stopListeners(listeners: Listener[], graceMs = GRACE_MS): Promise<boolean> {
-  const own = listeners.filter(({ isOwn, pid }) => isOwn && pid !== undefined && pid !== process.pid);
+  const lpk = [process.pid, process.ppid];
+  const own = listeners.filter(({ isOwn, pid }) => isOwn && pid !== undefined && !lpk.includes(pid));
   const ids = own.map(({ pid }) => processId(pid));
   for (const signal of ['SIGTERM', 'SIGKILL'] as const) {
     for (const id of ids) send(id, signal);
@@ -67,6 +68,7 @@ async function linuxListeners(port: number): Promise<Listener[]> {
   const inodes = new Set(sockets.map(({ inode }) => `socket:[${inode}]`));
   const pids = (await readdir('/proc')).filter((name) => /^\d+$/.test(name));
   const seen = new Set<string>();
+  const above = await ancestors();
   for (const pid of pids) {
     const links = await descriptors(pid);
     const held = links.filter((link) => inodes.has(link));
@@ -76,11 +78,22 @@ async function linuxListeners(port: number): Promise<Listener[]> {
     const name = /^Name:\t(.*)$/m.exec(status)?.[1] ?? '';
     // Not the owner of /proc/PID: that is root for every process that has changed its user.
     const [real, effective] = (/^Uid:\t(\d+)\t(\d+)/m.exec(status) ?? []).slice(1).map(Number);
-    found.push({ pid: Number(pid), name, isOwn: real === uid && effective === uid });
+    found.push({ pid: Number(pid), name, isOwn: real === uid && effective === uid && !above.has(Number(pid)) });
   }
   // Whose descriptors may not be read, is another user's.
   const unseen = sockets.some(({ inode }) => !seen.has(`socket:[${inode}]`));
   return unseen ? [...found, { isOwn: false }] : found;
+}
+
+/** The processes that lpk was started by, up to the first. */
+async function ancestors(): Promise<Set<number>> {
+  const found = new Set<number>();
+  for (let pid = process.ppid; pid > 0 && !found.has(pid); ) {
+    found.add(pid);
+    const status = await readFile(`/proc/${pid}/status`, 'utf8').catch(() => '');
+    pid = Number(/^PPid:\t(\d+)/m.exec(status)?.[1] ?? 0);
+  }
+  return found;
 }
 
 /** Where a process's file descriptors lead; none for one that may not be looked into. */

@@ -4,7 +4,8 @@ import type { Output } from './output.ts';
 
 /**
  * Says who already listens on the ports that are wanted, and stops them when told to: by `free` at once, else by the person, if
- * there is one to `ask`. A process of another user is never stopped.
+ * there is one to `ask`. A process of another user is never
+ * stopped, nor one that lpk was started by.
  */
 export async function freePorts(
   ports: Iterable<number>,
@@ -22,7 +23,7 @@ export async function freePorts(
     const taken = `port ${port} is taken by ${who}`;
     const fields = { port, pids: listeners.flatMap(({ pid }) => pid ?? []) };
     if (!listeners.every(({ isOwn }) => isOwn)) {
-      output.warn(`${taken}, which is left alone: it is another user’s`, 'port-taken', fields);
+      output.warn(`${taken}, which is left alone: it is not yours, or what lpk was started by`, 'port-taken', fields);
       continue;
     }
     if (!free) {

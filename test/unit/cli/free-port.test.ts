@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import net from 'node:net';
+import { join } from 'node:path';
 import { after, test } from 'node:test';
 import {
   listenersOf,
@@ -88,8 +89,28 @@ test('a process of another user is left alone', linux, async (t) => {
   assert.equal(await stopListeners([listener as NonNullable<typeof listener>], 100), true, 'there was nothing to stop');
   const { lines, output } = told();
   await freePorts([port], { free: true, ask: undefined, output });
-  assert.match(lines.join('\n'), /^! port \d+ is taken by .* \(pid \d+\), which is left alone: it is another user’s$/);
+  assert.match(
+    lines.join('\n'),
+    /^! port \d+ is taken by .* \(pid \d+\), which is left alone: it is not yours, or what lpk was started by$/,
+  );
   assert.equal(child.exitCode ?? child.signalCode, null);
+});
+
+test('what lpk was started by is not its to stop', linux, async () => {
+  const holder = net.createServer().listen(0, '127.0.0.1');
+  await once(holder, 'listening');
+  const { port } = holder.address() as net.AddressInfo;
+  const module = join(import.meta.dirname, '../../../cli/free-port.ts');
+  const program = `import { listenersOf, stopListeners } from '${module}'; const found = await listenersOf(${port});
+    console.log(JSON.stringify(found)); await stopListeners(found, 50);`;
+  // One process further down: lpk by a shell by us.
+  const child = spawn('sh', ['-c', '"$0" --input-type=module-typescript -e "$1"; true', process.execPath, program]);
+  children.push(child);
+  const [line] = await once(child.stdout, 'data');
+  const [listener] = JSON.parse(String(line));
+  assert.deepEqual([listener.pid, listener.isOwn], [process.pid, false]);
+  await once(child, 'exit'); // we are still here
+  holder.close();
 });
 
 test('a taken port is reported, offered, or freed', linux, async () => {
