@@ -56,6 +56,11 @@ export async function runCommand(
   }
 }
 
+/** Loads what capture needs while the cluster is waited for, so that the command starts sooner. */
+export function expectCapture(capture: CaptureChoice): void {
+  if (capture === 'auto' || capture === 'seccomp') void import('../proxy/capture/capture.ts').catch(() => {});
+}
+
 type Start = (command: string, args: string[]) => Promise<Running>;
 
 async function prepare({

@@ -18,7 +18,7 @@ import { Route } from '../proxy/route.ts';
 import { canAsk, openAsk } from './ask.ts';
 import { Attachment } from './attachment.ts';
 import { ClusterNames } from './cluster-names.ts';
-import { runCommand } from './command.ts';
+import { expectCapture, runCommand } from './command.ts';
 import type { ConnectOptions } from './connect-options.ts';
 import { assertCommand } from './launch.ts';
 import type { LeaseKeeper } from './lease-keeper.ts';
@@ -50,7 +50,10 @@ export async function connect(options: ConnectOptions, output: Output): Promise<
   return untilLeaving(
     { undo, say: (line) => output.say(line), crashed: (error) => output.fail(error), remedy: () => remedy },
     async (leave) => {
-      if (options.command) assertCommand(options.command.program);
+      if (options.command) {
+        assertCommand(options.command.program);
+        expectCapture(options.capture);
+      }
       const cluster = await openCluster(options);
       undo.add('close the connections to the cluster', async () => cluster.close());
       void offerRestore(cluster, output);

@@ -1,5 +1,5 @@
 import v8 from 'node:v8';
-import { runCommand } from './command.ts';
+import { expectCapture, runCommand } from './command.ts';
 import { assertCommand } from './launch.ts';
 import { untilLeaving } from './leave.ts';
 import type { Output } from './output.ts';
@@ -22,6 +22,7 @@ export async function run(options: RunOptions, output: Output): Promise<number> 
     },
     async (leave) => {
       assertCommand(options.command.program);
+      expectCapture(options.capture);
       const way = await findWay(options, undo, output);
       const { command, capture, routes, noRoutes } = options;
       return await runCommand(command, { way, capture, routes, noRoutes, pod: {}, leave, undo, output });

@@ -69,13 +69,15 @@ export async function startCapture(options: CaptureOptions): Promise<Capture> {
   const { dial, ranges, noRanges = [], resolvConf, udp: limits } = options;
   const learned = new LearnedAddresses();
   const destinations = new Destinations(ranges, noRanges, learned);
-  const kernel = loadKernel();
   // Node starts its pool of threads when first needed; were that in the launcher, they would all be under the filter.
-  await stat('/');
+  const pool = stat('/');
+  // They take longer to start than all the rest here.
+  const [launcher, supervisor] = [worker('launcher'), worker('supervisor')];
+  const kernel = loadKernel();
+  await pool;
   const names = new Names(options, learned);
   const tcp = new TcpEnds();
   const udp = new UdpEnds(dial, names, limits);
-  const [launcher, supervisor] = [worker('launcher'), worker('supervisor')];
   let missing: string | undefined;
   const namespacing = Namespace.open(kernel, names).catch((error: LpkError) => {
     missing = error.message;
