@@ -24,11 +24,13 @@ export type Volumes = {
 };
 
 /** What a mount may have besides its limit in bytes. */
-const MAX_ENTRIES = 50_000;
+const MAX_ENTRIES = 20_000;
 const RETRY_MS = 500;
 /** What is skipped is told again at most this often. */
 const TELL_AGAIN_MS = 60_000;
 const MAX_TOLD = 5;
+const GUARD = `cat >/dev/null; rm -rf -- "$1"; shift
+for at; do if [ -d "$at" ]; then rmdir -- "$at"; elif [ ! -s "$at" ]; then rm -f -- "$at"; fi; done`;
 
 /** Where the container has volumes, lpk's own left out: absolute, without a slash at the end. */
 export function mountPaths(pod: Json, containerName: string): string[] {
@@ -57,10 +59,10 @@ export async function copyVolumes(given: {
   const paths = await podMounts(cluster, target, given.pod);
   if (paths.length === 0) return undefined;
   const folder = mkdtempSync(path.join(tmpdir(), 'lpk-volumes-'));
-  const guard = startGuard(folder);
+  const dismiss = startGuard(folder, []);
   undo.add('remove the copies of the volumes', async () => {
     rmSync(folder, { recursive: true, force: true });
-    guard();
+    dismiss();
   });
   const root = path.join(folder, 'files');
   const step = output.step(`copying ${count(paths.length, 'volume')}`, 'volumes');
@@ -121,7 +123,13 @@ async function place(mounts: Mount[], folder: string, undo: Undo): Promise<Place
   const cwd = process.cwd();
   const own = [cwd, homedir(), tmpdir(), folder, process.execPath, ...(process.env.PATH ?? '').split(path.delimiter)];
   const { placements, made, left } = planPlacements(mounts, own.filter(path.isAbsolute));
-  undo.add('remove the mount points of the volumes', async () => made.toReversed().forEach(removeEmpty));
+  if (made.length > 0) {
+    const dismiss = startGuard(folder, made.toReversed());
+    undo.add('remove the mount points of the volumes', async () => {
+      made.toReversed().forEach(removeEmpty);
+      dismiss();
+    });
+  }
   if (placements.length === 0) return { wrap: asItIs, placed: [], left };
   const work = path.join(folder, 'work');
   mkdirSync(work, { mode: 0o700 });
@@ -214,12 +222,13 @@ class Follower {
 }
 
 /**
- * A shell that waits for the end of a pipe from this process and removes the copies then: secrets must not stay when lpk is killed.
- * In a session of its own, so that Ctrl-C and a closed terminal leave it. Returns what lets it end.
+ * A shell that waits for the end of a pipe from this process and removes the copies then, and the mount points `made`, innermost first,
+ * if they are empty: secrets must not stay when lpk is killed. In a session of its own, so that Ctrl-C and a closed terminal leave it.
+ * Returns what lets it end.
  */
-function startGuard(folder: string): () => void {
+function startGuard(folder: string, made: string[]): () => void {
   if (process.platform === 'win32') return () => {};
-  const child = spawn('/bin/sh', ['-c', 'cat >/dev/null; exec rm -rf -- "$1"', 'sh', folder], {
+  const child = spawn('/bin/sh', ['-c', GUARD, 'sh', folder, ...made], {
     stdio: ['pipe', 'ignore', 'ignore'],
     detached: true,
     cwd: '/',

@@ -4,7 +4,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { LpkError, systemCode } from '../wire/errors.ts';
 import { LIMITS } from '../wire/protocol.ts';
 import type { Stream } from '../wire/stream.ts';
-import { encodeTarHeader, type TarEntry, type TarType, tarPadding } from '../wire/tar.ts';
+import { encodeTarHeader, type TarType, tarPadding } from '../wire/tar.ts';
 import { refuse } from './dial.ts';
 
 export type FilesRequest = {
@@ -17,9 +17,10 @@ export type FilesRequest = {
   maxEntries: number;
 };
 
-/** Between two looks at least this long, and so long that looking takes a twentieth of the time at most, ms. */
+/** Between two looks, ms; where there are many files so long that looking takes an eleventh of the time at most. */
 const LOOK_MS = 1_000;
-const REST = 20;
+const MANY = 1_000;
+const REST = 10;
 const PIECE_BYTES = 64 * 1024;
 const MAX_PATH_BYTES = 1_024;
 /** More of them are counted only. */
@@ -38,10 +39,9 @@ export async function serveFiles(stream: Stream): Promise<void> {
     stream.once('close', () => over.abort());
     const copy = new Copy(path, { except: new Set(except), limitBytes, maxEntries }, new Writer(stream));
     while (!stream.destroyed) {
-      const startedMs = performance.now();
-      await copy.round();
-      const tookMs = performance.now() - startedMs;
-      await pause(Math.max(LOOK_MS, REST * tookMs), undefined, { signal: over.signal, ref: false });
+      const { entries, tookMs } = await copy.round();
+      const restMs = entries < MANY ? LOOK_MS : Math.max(LOOK_MS, REST * tookMs);
+      await pause(restMs, undefined, { signal: over.signal, ref: false });
     }
   } catch (error) {
     if (!stream.destroyed) refuse(stream, error);
@@ -80,10 +80,15 @@ class Copy {
     this.#out = out;
   }
 
-  /** Sends what differs from the last round; nothing when nothing does. Rejects when the mount itself can't be read. */
-  async round(): Promise<void> {
+  /**
+   * Sends what differs from the last round; nothing when nothing does. Rejects when the mount itself can't be read. Returns what the
+   * look saw and how long it took.
+   */
+  async round(): Promise<{ entries: number; tookMs: number }> {
+    const startedMs = performance.now();
     const look = new Look(this.#root, this.#limits);
     await look.run();
+    const looked = { entries: look.found.length, tookMs: performance.now() - startedMs };
     const { skipped } = look;
     const found = look.found.filter((each) => !this.#isUnreadable(each, skipped));
     const changed = found.filter(({ path, mark }) => this.#sent.get(path) !== mark);
@@ -104,11 +109,12 @@ class Copy {
       await this.#out.entry({ type: 'removed', path });
     }
     const telling = skipped.toString();
-    if (this.#rounds > 0 && changed.length === 0 && gone.size === 0 && telling === this.#toldSkipped) return;
+    if (this.#rounds > 0 && changed.length === 0 && gone.size === 0 && telling === this.#toldSkipped) return looked;
     this.#toldSkipped = telling;
     this.#rounds++;
     for (const [path, why] of skipped.named) await this.#out.entry({ type: 'skipped', path }, Buffer.from(why));
     await this.#out.entry({ type: 'round', path: '.' }, Buffer.from(JSON.stringify({ skipped: skipped.count })));
+    return looked;
   }
 
   #isUnreadable({ path, mark }: Found, skipped: Skipped): boolean {
@@ -142,17 +148,19 @@ class Copy {
       const stats = await handle.stat();
       const { size: bytes, mode, mtimeMs: modifiedMs } = stats;
       if (!stats.isFile() || bytes > this.#limits.limitBytes) return 'it changes while it is read';
-      await this.#out.header({ type: 'file', path, target: '', mode: mode & 0o7777, modifiedMs, bytes });
+      // One write for what comes with a piece: a volume can have many small files.
+      let waiting = encodeTarHeader({ type: 'file', path, target: '', mode: mode & 0o7777, modifiedMs, bytes });
       let left = bytes;
       while (left > 0) {
         const piece = Buffer.allocUnsafe(Math.min(left, PIECE_BYTES));
         // One that got shorter, or fails in the middle, is filled up; the next round has it as it is then.
         const { bytesRead } = await handle.read(piece, 0, piece.length, null).catch(() => ({ bytesRead: 0 }));
         const read = bytesRead > 0 ? piece.subarray(0, bytesRead) : piece.fill(0);
-        await this.#out.write(read);
         left -= read.length;
+        if (left > 0) await this.#out.write(Buffer.concat([waiting, read]));
+        waiting = left > 0 ? Buffer.alloc(0) : Buffer.concat([waiting, read]);
       }
-      await this.#out.write(tarPadding(bytes));
+      await this.#out.write(Buffer.concat([waiting, tarPadding(bytes)]));
       return undefined;
     } finally {
       await handle.close();
@@ -265,12 +273,8 @@ class Writer {
 
   async entry(entry: { type: TarType; path: string; target?: string; mode?: number }, content?: Buffer): Promise<void> {
     const bytes = content?.length ?? 0;
-    await this.header({ target: '', mode: 0, modifiedMs: 0, ...entry, bytes });
-    if (content) await this.write(Buffer.concat([content, tarPadding(bytes)]));
-  }
-
-  header(entry: TarEntry): Promise<void> {
-    return this.write(encodeTarHeader(entry));
+    const header = encodeTarHeader({ target: '', mode: 0, modifiedMs: 0, ...entry, bytes });
+    await this.write(content ? Buffer.concat([header, content, tarPadding(bytes)]) : header);
   }
 
   /** Until there is room for more. Rejects when the laptop has left. */

@@ -1,0 +1,359 @@
+import assert from 'node:assert/strict';
+import { chmodSync, copyFileSync, existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { after, before, describe, test } from 'node:test';
+import type { Json } from '../../agent/deploy/kube.ts';
+import { kubectl } from '../cluster/cluster.ts';
+import { cluster } from '../cluster/up.ts';
+import { endAll, Lpk } from './lpk.ts';
+import { eventually, Shop, workload } from './shop.ts';
+
+/** The pod's volumes on the laptop: what a program finds at their paths, how fresh it is, and what a hostile pod comes to. */
+
+/** `nobody`, whom every Debian knows. */
+const USER = 65_534;
+const CONFIG = '/etc/lpk-e2e/config';
+const ALONE = '/etc/lpk-e2e/alone.conf';
+const TOKENS = '/var/run/secrets/kubernetes.io/serviceaccount';
+const VOLUMES = [
+  CONFIG,
+  ALONE,
+  '/etc/lpk-e2e-secret',
+  '/lpk-e2e/all',
+  '/lpk-e2e/all/inner',
+  '/run/lpk-e2e-labels',
+  '/lpk-e2e/disk',
+  TOKENS,
+];
+const dir = mkdtempSync(path.join(tmpdir(), 'lpk-volumes-e2e-'));
+
+/**
+ * Every path below the arguments: its kind, permission bits, link or content. For any POSIX shell, the pod's and the laptop's. Kubelet's
+ * folders have the time in their names, and a token is another in each pod.
+ */
+const LIST = `for top; do find "$top" | sort | while read -r f; do
+  if [ -L "$f" ]; then echo "$f link $(readlink "$f")"
+  elif [ -d "$f" ]; then echo "$f folder $(stat -c %a "$f")"
+  else case $f in */token) echo "$f token $(stat -c %a "$f")" ;; *) echo "$f file $(stat -c %a "$f") $(md5sum < "$f")" ;; esac
+  fi; done; done | sed -E 's/\\.\\.20[0-9_]+\\.[0-9]+/..TIME/g' | sort -u`;
+
+let shop: Shop;
+let pv: string;
+
+before(async () => {
+  shop = await Shop.open('volumes');
+  pv = `${shop.namespace}-disk`;
+  const claim = { accessModes: ['ReadWriteOnce'], storageClassName: '', resources: { requests: { storage: '1Gi' } } };
+  await shop.cluster.request('POST', '/api/v1/persistentvolumes', {
+    body: {
+      metadata: { name: pv },
+      spec: {
+        ...{ accessModes: ['ReadWriteOnce'], capacity: { storage: '1Gi' }, storageClassName: '' },
+        hostPath: { path: path.join(dir, 'disk'), type: 'DirectoryOrCreate' },
+        claimRef: { namespace: shop.namespace, name: 'disk' },
+      },
+    },
+  });
+  await shop.create(
+    { apiVersion: 'v1', kind: 'ConfigMap', metadata: { name: 'settings' }, data: { 'a.conf': 'one', 'b.conf': 'two' } },
+    { apiVersion: 'v1', kind: 'Secret', metadata: { name: 'source' }, stringData: { password: 'correct horse' } },
+    { apiVersion: 'v1', kind: 'ServiceAccount', metadata: { name: 'looker' } },
+    {
+      ...{ apiVersion: 'rbac.authorization.k8s.io/v1', kind: 'Role', metadata: { name: 'looker' } },
+      rules: [{ apiGroups: [''], resources: ['pods'], verbs: ['get', 'list'] }],
+    },
+    {
+      ...{ apiVersion: 'rbac.authorization.k8s.io/v1', kind: 'RoleBinding', metadata: { name: 'looker' } },
+      roleRef: { apiGroup: 'rbac.authorization.k8s.io', kind: 'Role', name: 'looker' },
+      subjects: [{ kind: 'ServiceAccount', name: 'looker', namespace: shop.namespace }],
+    },
+  );
+  await shop.cluster.request('POST', `/api/v1/namespaces/${shop.namespace}/persistentvolumeclaims`, {
+    body: { metadata: { name: 'disk' }, spec: { ...claim, volumeName: pv } },
+  });
+  await shop.deploy(everyVolume(), hostile());
+});
+
+after(async () => {
+  endAll();
+  await shop?.close();
+  await kubectl(['delete', 'persistentvolume', pv, '--wait=false']);
+  rmSync(dir, { recursive: true, force: true });
+});
+
+/** Every kind of volume, and files in them of every kind that a volume has. */
+function everyVolume(): Json {
+  const fieldRef = (fieldPath: string) => ({ fieldRef: { fieldPath } });
+  const token = { serviceAccountToken: { path: 'api/token', expirationSeconds: 600, audience: 'shop' } };
+  const fill = `cd /lpk-e2e/disk && mkdir -p deep/er && echo hi > deep/er/file && ln -sf deep/er/file link && ln -sf ../er/file deep/er/self &&
+    echo x > 'a name with spaces' && chmod 750 deep && chmod 640 deep/er/file && : > empty && dd if=/dev/zero of=big bs=1024 count=3000`;
+  return workload('Deployment', 'all', {
+    container: {
+      volumeMounts: [
+        { name: 'config', mountPath: CONFIG },
+        { name: 'config', mountPath: ALONE, subPath: 'a.conf' },
+        { name: 'secret', mountPath: '/etc/lpk-e2e-secret/' },
+        { name: 'all', mountPath: '/lpk-e2e/all' },
+        { name: 'scratch', mountPath: '/lpk-e2e/all/inner' },
+        { name: 'labels', mountPath: '/run/lpk-e2e-labels' },
+        { name: 'disk', mountPath: '/lpk-e2e/disk' },
+        { name: 'tmp', mountPath: '/tmp' },
+      ],
+    },
+    pod: {
+      serviceAccountName: 'looker',
+      initContainers: [
+        {
+          ...{ name: 'fill', image: 'busybox:1', command: ['/bin/sh', '-c', `echo s > /scratch/s; ${fill}`] },
+          volumeMounts: [
+            { name: 'disk', mountPath: '/lpk-e2e/disk' },
+            { name: 'scratch', mountPath: '/scratch' },
+          ],
+        },
+      ],
+      volumes: [
+        { name: 'config', configMap: { name: 'settings' } },
+        {
+          name: 'secret',
+          secret: {
+            secretName: 'source',
+            defaultMode: 0o400,
+            items: [{ key: 'password', path: 'deep/pw', mode: 0o440 }],
+          },
+        },
+        {
+          name: 'all',
+          projected: {
+            sources: [
+              { configMap: { name: 'settings', items: [{ key: 'b.conf', path: 'conf/b', mode: 0o755 }] } },
+              { secret: { name: 'source' } },
+              { downwardAPI: { items: [{ path: 'namespace', ...fieldRef('metadata.namespace') }] } },
+              { configMap: { name: 'settings', items: [{ key: 'a.conf', path: 'inner/.keep' }] } },
+              token,
+            ],
+          },
+        },
+        { name: 'scratch', emptyDir: {} },
+        { name: 'tmp', emptyDir: {} },
+        { name: 'labels', downwardAPI: { items: [{ path: 'app', ...fieldRef("metadata.labels['app']") }] } },
+        { name: 'disk', persistentVolumeClaim: { claimName: 'disk' } },
+      ],
+    },
+  });
+}
+
+/** An emptyDir as somebody would make it who wants the laptop harm. */
+function hostile(): Json {
+  const script = `cd /evil && ln -s /etc/passwd passwd && ln -s ../../../.. up && mkdir d && ln -s .. d/top && ln -s d/top/../../.. by-way &&
+    truncate -s 1099511627776 sparse && mknod disk b 8 0 && mkfifo pipe && touch "$(printf 'new\\nline')" "$(printf '\\033[2J')" &&
+    echo good > good && mkdir zmany && cd zmany && seq 30000 | xargs touch`;
+  return workload('Deployment', 'hostile', {
+    container: { volumeMounts: [{ name: 'evil', mountPath: '/lpk-e2e/evil' }] },
+    pod: {
+      initContainers: [
+        {
+          name: 'evil',
+          image: 'busybox:1',
+          command: ['/bin/sh', '-c', script],
+          volumeMounts: [{ name: 'evil', mountPath: '/evil' }],
+        },
+      ],
+      volumes: [{ name: 'evil', emptyDir: {} }],
+    },
+  });
+}
+
+/** Of the only pod that is not about to end. */
+async function podOf(name: string): Promise<string> {
+  const [pod] = await shop.pods(`deployment/${name}`);
+  return pod?.metadata.name;
+}
+
+/** The command line that runs `command` as an ordinary user, with Node, lpk and kubectl where this user can read them. */
+function asNobody(command: string[]): string[] {
+  const folder = path.join(dir, 'person');
+  const home = path.join(folder, 'home');
+  if (!existsSync(folder)) {
+    for (const name of ['bin', 'lpk', 'home']) mkdirSync(path.join(folder, name), { recursive: true });
+    for (const name of ['node', 'kubectl']) writeFileSync(path.join(folder, 'bin', name), '');
+    copyFileSync(shop.kubeconfig, path.join(folder, 'config'));
+    chmodSync(path.join(folder, 'config'), 0o644);
+    for (const name of [dir, folder]) chmodSync(name, 0o711);
+    chmodSync(home, 0o777);
+  }
+  const mounts = [
+    [process.execPath, 'bin/node'],
+    [cluster().kube, 'bin/kubectl'],
+    [path.join(import.meta.dirname, '../..'), 'lpk'],
+  ].map(([from, to]) => `mount --bind ${from} ${path.join(folder, to as string)}`);
+  const env = [`HOME=${home}`, `TMPDIR=${home}`, `PATH=${folder}/bin:/usr/bin:/bin`, 'LANG=C.UTF-8'];
+  const user = ['setpriv', `--reuid=${USER}`, `--regid=${USER}`, '--clear-groups', 'env', '-i', '-C', home, ...env];
+  return [
+    'unshare',
+    '--mount',
+    '--propagation',
+    'private',
+    'sh',
+    '-c',
+    `${mounts.join(' && ')} && exec "$@"`,
+    'sh',
+    ...user,
+    ...command,
+  ];
+}
+
+/** `lpk connect` as that user. */
+function nobodysLpk(...args: string[]): Lpk {
+  const folder = path.join(dir, 'person');
+  return new Lpk(['connect', '-n', shop.namespace, '--kubeconfig', `${folder}/config`, ...args], {
+    around: ([, , ...words]) => asNobody([`${folder}/bin/node`, `${folder}/lpk/cli/main.ts`, ...words]),
+  });
+}
+
+describe('every kind of volume', () => {
+  let original: string;
+
+  before(async () => {
+    original = await kubectl([
+      'exec',
+      '-n',
+      shop.namespace,
+      await podOf('all'),
+      '--',
+      '/bin/sh',
+      '-c',
+      LIST,
+      'sh',
+      ...VOLUMES,
+    ]);
+    assert.match(original, /disk\/deep\/er\/file file 640/);
+  });
+
+  /** A folder's owner, who runs lpk, can write: the only bits that may differ. */
+  const comparable = (text: string) =>
+    text
+      .trim()
+      .split('\n')
+      .map((line) =>
+        line.replace(
+          /^(.*) folder (\d+)$/,
+          (_, at, mode) => `${at} folder ${(Number.parseInt(mode, 8) | 0o700).toString(8)}`,
+        ),
+      );
+
+  for (const who of ['root', 'an ordinary user']) {
+    test(`is at its path as it was in the pod, for ${who}`, async () => {
+      const command = [
+        'deployment/all',
+        '--',
+        '/bin/sh',
+        '-c',
+        `${LIST}; id -u; grep CapEff /proc/self/status; cp -r ${CONFIG} /lpk-e2e/disk/ 2>&1`,
+        'sh',
+        ...VOLUMES,
+      ];
+      const lpk = who === 'root' ? shop.lpk('connect', ...command) : nobodysLpk(...command);
+      const told = await lpk.event('volumes', ({ state }) => state === 'done');
+      await lpk.exit();
+      const lines = lpk.lines.filter((line) => line.startsWith('/'));
+      assert.deepEqual(lines, comparable(original), String(lpk));
+      assert.deepEqual(told.placed, VOLUMES.filter((at) => at !== '/lpk-e2e/all/inner').toSorted());
+      assert.deepEqual(Object.keys(told.left), ['/tmp']); // the laptop's own stays
+      assert.equal(existsSync(told.folder), false);
+      assert.equal(existsSync('/lpk-e2e'), false);
+      assert.match(lpk.lines.join('\n'), /Read-only file system/);
+      if (who === 'root') return;
+      assert.ok(lpk.lines.includes(`${USER}`), String(lpk));
+      assert.ok(
+        lpk.lines.some((line) => /^CapEff:\s*0+$/.test(line)),
+        String(lpk),
+      );
+    });
+  }
+
+  test('a changed ConfigMap is here within 5 s of its arrival in the pod', async () => {
+    const wait = `until grep -q changed ${CONFIG}/a.conf; do sleep 0.1; done`;
+    const lpk = shop.lpk(
+      'connect',
+      'deployment/all',
+      '--',
+      '/bin/sh',
+      '-c',
+      `echo begun; ${wait}; echo seen; echo "alone $(cat ${ALONE})"`,
+    );
+    await lpk.line(/^begun$/);
+    const pod = await podOf('all');
+    const inPod = kubectl(['exec', '-n', shop.namespace, pod, '-c', 'app', '--', '/bin/sh', '-c', wait]).then(() =>
+      performance.now(),
+    );
+    await kubectl(['patch', 'configmap', 'settings', '-n', shop.namespace, '-p', '{"data":{"a.conf":"changed"}}']);
+    await kubectl(['annotate', 'pod', pod, '-n', shop.namespace, 'now=1']); // else kubelet takes up to a minute
+    await lpk.line(/^seen$/);
+    const lateMs = performance.now() - (await inPod);
+    assert.ok(lateMs < 5_000, `${lateMs} ms after the pod`);
+    await lpk.exit();
+    assert.ok(lpk.lines.includes('alone one'), 'a file mounted by subPath stays as it is, as in the pod');
+  });
+
+  test('kubectl without a kubeconfig, as an ordinary user, is the pod’s service account', async () => {
+    const lpk = nobodysLpk('deployment/all', '--', 'kubectl', 'get', 'pods', '-o', 'name');
+    assert.equal((await lpk.exit()).code, 0, String(lpk));
+    assert.ok(
+      lpk.lines.some((line) => /^pod\/all-/.test(line)),
+      String(lpk),
+    );
+    const denied = nobodysLpk('deployment/all', '--', 'kubectl', 'get', 'secrets');
+    assert.equal((await denied.exit()).code, 1);
+    assert.match(denied.stderr, new RegExp(`system:serviceaccount:${shop.namespace}:looker`));
+  });
+});
+
+test('a hostile pod ends in a report, and in nothing else', async () => {
+  const list = 'cat /lpk-e2e/evil/good; cd /lpk-e2e/evil; ls -A | cat -v; ls zmany | wc -l';
+  const lpk = shop.lpk('connect', 'deployment/hostile', '--', '/bin/sh', '-c', list);
+  const told = await lpk.event('volumes', ({ state }) => state === 'done');
+  const skipped = await lpk.event('volume-skipped');
+  assert.equal((await lpk.exit()).code, 0, String(lpk));
+  for (const [name, why] of [
+    ['passwd', /links out/],
+    ['up', /links out/],
+    ['by-way', /links out/],
+    ['sparse', /1099511627776 bytes/],
+    ['disk', /device/],
+    ['pipe', /pipe/],
+  ] as const) {
+    assert.match(skipped.skipped[name] ?? '', why, JSON.stringify(skipped));
+  }
+  assert.match(JSON.stringify(skipped), /more than 20000 files/);
+  const at = lpk.lines.indexOf('good');
+  assert.deepEqual(lpk.lines.slice(at, -1).sort(), ['good', '^[[2J', 'd', 'good', 'zmany', 'new', 'line'].sort());
+  assert.ok(Number(lpk.lines.at(-1)) > 15_000, String(lpk));
+  assert.equal(existsSync(told.folder), false);
+});
+
+test('--volumes none leaves everything as it is', async () => {
+  const lpk = shop.lpk(
+    'connect',
+    'deployment/all',
+    '--volumes',
+    'none',
+    '--',
+    '/bin/sh',
+    '-c',
+    `ls ${CONFIG}; echo "[$LPK_VOLUMES]"`,
+  );
+  await lpk.exit();
+  assert.ok(lpk.lines.includes('[]'), String(lpk));
+  assert.equal(lpk.lines.includes('a.conf'), false);
+});
+
+test('killed, lpk leaves no copy behind', async () => {
+  const lpk = shop.lpk('connect', 'deployment/all', '--', '/bin/sh', '-c', 'echo begun; sleep 1000');
+  const { folder } = await lpk.event('volumes', ({ state }) => state === 'done');
+  await lpk.line(/^begun$/);
+  assert.equal(existsSync(folder), true);
+  process.kill(-lpk.pid, 'SIGKILL');
+  await lpk.exit();
+  await eventually('the copies are removed', async () => !existsSync(path.dirname(folder)));
+});
