@@ -18,7 +18,7 @@ let shop: Shop;
 before(async () => {
   shop = await Shop.open('sessions');
   await shop.deploy(
-    ...['listed', 'released', 'awaited', 'taken', 'dead', 'plain', 'queued'].map((name) =>
+    ...['listed', 'released', 'awaited', 'taken', 'dead', 'plain', 'queued', 'lost', 'other'].map((name) =>
       workload('Deployment', name),
     ),
   );
@@ -50,8 +50,8 @@ async function disguise(name: string, owner: string): Promise<void> {
   await shop.patch(`deployment/${name}`, [{ op: 'replace', path: '/metadata/annotations/lpk.dev~1session', value }]);
 }
 
-/** A colleague with ordinary rights: those of `lpk connect`, and Leases. */
-async function colleague(name: string): Promise<string> {
+/** A colleague with ordinary rights: those of `lpk connect`, and, unless told otherwise, Leases. */
+async function colleague(name: string, leases = true): Promise<string> {
   const file = path.join(dir, name);
   await userKubeconfig(file, name);
   const meta = { apiVersion: 'rbac.authorization.k8s.io/v1', metadata: { name } };
@@ -60,11 +60,15 @@ async function colleague(name: string): Promise<string> {
     { apiGroups: [''], resources: ['pods'], verbs: ['list', 'watch'] },
     { apiGroups: [''], resources: ['configmaps', 'secrets'], verbs: ['create', 'delete'] },
     { apiGroups: [''], resources: ['pods/proxy'], verbs: ['get'] },
-    {
-      apiGroups: ['coordination.k8s.io'],
-      resources: ['leases'],
-      verbs: ['create', 'get', 'list', 'watch', 'patch', 'delete'],
-    },
+    ...(leases
+      ? [
+          {
+            apiGroups: ['coordination.k8s.io'],
+            resources: ['leases'],
+            verbs: ['create', 'get', 'list', 'watch', 'patch', 'delete'],
+          },
+        ]
+      : []),
   ];
   const roleRef = { apiGroup: 'rbac.authorization.k8s.io', kind: 'Role', name };
   await shop.create(
@@ -143,6 +147,25 @@ describe('sessions', { concurrency: 2 }, () => {
     const release = shop.lpk('release', 'deployment/dead', '--yes');
     assert.deepEqual(await release.exit(), { code: 0, signal: null }, `${release}`);
     await assertEnded('dead', spec, lpk);
+  });
+
+  test('of a laptop that died where nothing watched are offered to be restored by the next lpk there', async () => {
+    const { lpk, spec, id } = await session('lost', '--kubeconfig', await colleague('eve', false));
+    lpk.signal('SIGKILL');
+    await lpk.exit();
+    const again = shop.lpk('connect', 'deployment/other');
+    await again.event('ready');
+    const { text, session: found } = await again.event('left-behind', ({ workload }) => workload === 'deployment/lost');
+    assert.equal(found, id, `${again}`);
+    assert.match(
+      text,
+      /^left behind: deployment\/lost is still held by your session since .*; `lpk restore deployment\/lost -n \S+` puts it back$/,
+    );
+    again.signal('SIGINT');
+    assert.deepEqual(await again.exit(), { code: 0, signal: null }, `${again}`);
+    const restore = shop.lpk('restore', 'deployment/lost');
+    assert.deepEqual(await restore.exit(), { code: 0, signal: null }, `${restore}`);
+    await assertEnded('lost', spec, restore);
   });
 
   test('are waited for with --wait', async () => {
