@@ -61,9 +61,12 @@ export async function askProfile(given: InitOptions, setting: Setting): Promise<
   }
 }
 
-async function askContext({ ask, contexts: { current, contexts } }: Setting): Promise<string> {
+async function askContext({ ask, output, contexts: { current, contexts } }: Setting): Promise<string> {
   const [only, ...others] = contexts;
-  if (only && others.length === 0) return only.name;
+  if (only && others.length === 0) {
+    output.say(`context ${only.name}, the only one`);
+    return only.name;
+  }
   const options = contexts.map(({ name, cluster }) => ({
     value: name,
     ...(cluster !== name ? { hint: cluster } : {}),
