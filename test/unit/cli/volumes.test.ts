@@ -1,0 +1,113 @@
+import assert from 'node:assert/strict';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { PassThrough } from 'node:stream';
+import { type TestContext, test } from 'node:test';
+import type { Target } from '../../../agent/deploy/find.ts';
+import { serveFiles } from '../../../agent/pod/files.ts';
+import type { Session } from '../../../agent/wire/session.ts';
+import type { Stream } from '../../../agent/wire/stream.ts';
+import { Output } from '../../../cli/output.ts';
+import { Undo } from '../../../cli/undo.ts';
+import { copyVolumes, mountPaths } from '../../../cli/volumes.ts';
+import { SessionPair, until } from '../wire/harness.ts';
+import { FakeCluster } from './fake-cluster.ts';
+
+/** A pod whose volumes are folders of this machine, and a session to its agent. */
+async function scene(t: TestContext, names: string[]) {
+  const folder = realpathSync(mkdtempSync(path.join(tmpdir(), 'lpk-pod-')));
+  t.after(() => rmSync(folder, { recursive: true }));
+  const fake = new FakeCluster();
+  const volumeMounts = names.map((name) => ({ name, mountPath: path.join(folder, name) }));
+  fake.objects.set('/api/v1/namespaces/shop/pods/web-1', {
+    metadata: { name: 'web-1' },
+    spec: { containers: [{ name: 'app', volumeMounts }] },
+  });
+  let session: Session | undefined;
+  const connect = async () => {
+    const pair = await SessionPair.open(t);
+    pair.agent.on('stream', (stream: Stream) => void serveFiles(stream));
+    session = pair.laptop;
+    return pair;
+  };
+  const said: string[] = [];
+  const stdout = new PassThrough()
+    .setEncoding('utf8')
+    .on('data', (text: string) => said.push(...text.trim().split('\n')));
+  const output = new Output({ format: 'json', stdout, stderr: new PassThrough().resume() });
+  const undo = new Undo((failure) => assert.fail(failure));
+  t.after(() => undo.run());
+  const target = { namespace: 'shop', container: 'app' } as Target;
+  const copy = () =>
+    copyVolumes({
+      cluster: fake.cluster,
+      target,
+      pod: 'web-1',
+      session: () => session,
+      limitBytes: 1_000,
+      undo,
+      output,
+    });
+  const events = () => said.map((line) => JSON.parse(line));
+  return { folder, connect, copy, undo, events };
+}
+
+test('mounts are the container’s own, without lpk’s, in order', () => {
+  const spec = {
+    containers: [
+      { name: 'side', volumeMounts: [{ name: 'x', mountPath: '/x' }] },
+      {
+        name: 'app',
+        volumeMounts: [
+          { name: 'b', mountPath: '/b/' },
+          { name: 'lpk-agent', mountPath: '/.lpk' },
+          { name: 'a', mountPath: 'a/../c//d' },
+          { name: 'b', mountPath: '/b' },
+        ],
+      },
+    ],
+  };
+  assert.deepEqual(mountPaths({ spec }, 'app'), ['/b', '/c/d']);
+  assert.deepEqual(mountPaths({ spec }, 'other'), []);
+});
+
+test('copies are fresh by whichever agent there is, and gone at the end', async (t) => {
+  const { folder, connect, copy, undo, events } = await scene(t, ['data']);
+  mkdirSync(path.join(folder, 'data'));
+  writeFileSync(path.join(folder, 'data/f'), 'one');
+  const first = await connect();
+  const volumes = await copy();
+  const root = volumes?.env.LPK_VOLUMES as string;
+  const copied = path.join(root, folder, 'data/f');
+  assert.equal(readFileSync(copied, 'utf8'), 'one');
+  first.laptop.close();
+  writeFileSync(path.join(folder, 'data/f'), 'two');
+  await connect();
+  await until(() => readFileSync(copied, 'utf8') === 'two', 'the next agent’s copy');
+  await undo.run();
+  assert.equal(existsSync(path.dirname(root)), false);
+  assert.deepEqual(undo.failed, []);
+  const done = events().find(({ event, state }) => event === 'volumes' && state === 'done');
+  assert.equal(done.folder, root);
+});
+
+test('a volume that can not be read is told and left out; the others are there', async (t) => {
+  const { folder, connect, copy, events } = await scene(t, ['data', 'missing']);
+  mkdirSync(path.join(folder, 'data'));
+  writeFileSync(path.join(folder, 'data/f'), 'x');
+  writeFileSync(path.join(folder, 'data/too\u001b[31mbig'), 'x'.repeat(2_000));
+  await connect();
+  const volumes = await copy();
+  assert.equal(existsSync(path.join(volumes?.env.LPK_VOLUMES as string, folder, 'data/f')), true);
+  const lost = events().find(({ event }) => event === 'volume-lost');
+  assert.equal(lost.path, path.join(folder, 'missing'));
+  const skipped = events().find(({ event }) => event === 'volume-skipped');
+  assert.match(skipped.text, /too\\u001b\[31mbig" \(its 2000 bytes are more than the limit leaves\)/);
+  assert.equal(skipped.skippedCount, 1);
+});
+
+test('a pod without volumes has none', async (t) => {
+  const { copy } = await scene(t, []);
+  assert.equal(await copy(), undefined);
+});
