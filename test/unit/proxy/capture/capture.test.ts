@@ -201,7 +201,8 @@ for (const [who, user] of users) {
   as('512 connects at once from 16 processes: none is lost, nothing is left', async () => {
     const { output, flows, stats, leaked } = await run(client, 'many', '10.0.0.1', '80', '16', '32');
     assert.equal(output, 'lost 0\n');
-    assert.deepEqual([flows.length, stats.tcp, stats.connections, leaked], [512, 512, 0, 0]);
+    assert.deepEqual([flows.length, stats.tcp, stats.connections], [512, 512, 0]);
+    assert.ok(leaked <= 0, `${leaked} file descriptors more than before`); // fewer: one of before was still being closed
   });
 
   as('the command ends as without lpk: exit code, signal, not found; its process is like any', async () => {
