@@ -16,7 +16,7 @@ import { type Mount, planPlacements } from './volume-places.ts';
 
 /** The pod's files for the launched program. */
 export type Volumes = {
-  /** `LPK_VOLUMES`: the folder with all copies, each at its path within. */
+  /** `LPK_VOLUMES` when one of them is not at its path: the folder with all copies, each at its path within. */
   env: Record<string, string>;
   wrap: Wrap;
   /** Where the program finds what the pod has at this path. */
@@ -99,7 +99,7 @@ export async function copyVolumes(given: {
     output.say(`only in LPK_VOLUMES=${root}: ${why}`, 'volumes-left', { folder: root, left: Object.fromEntries(left) });
   }
   const find = (at: string) => (placed.includes(path.posix.resolve('/', at)) ? at : path.join(root, at));
-  return { env: { LPK_VOLUMES: root }, wrap, find };
+  return { env: left.size > 0 ? { LPK_VOLUMES: root } : {}, wrap, find };
 }
 
 /** The pod's own mounts: its service account's is in no workload's template. */

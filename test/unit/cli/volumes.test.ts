@@ -53,6 +53,10 @@ async function scene(t: TestContext, names: string[]) {
   return { folder, connect, copy, undo, events };
 }
 
+function rootOf(events: { event: string; state?: string; folder?: string }[]): string | undefined {
+  return events.find(({ event, state }) => event === 'volumes' && state === 'done')?.folder;
+}
+
 test('mounts are the container’s own, without lpk’s, in order', () => {
   const spec = {
     containers: [
@@ -77,8 +81,8 @@ test('copies are fresh by whichever agent there is, and gone at the end', async 
   mkdirSync(path.join(folder, 'data'));
   writeFileSync(path.join(folder, 'data/f'), 'one');
   const first = await connect();
-  const volumes = await copy();
-  const root = volumes?.env.LPK_VOLUMES as string;
+  await copy();
+  const root = rootOf(events()) as string;
   const copied = path.join(root, folder, 'data/f');
   assert.equal(readFileSync(copied, 'utf8'), 'one');
   first.laptop.close();
@@ -88,8 +92,6 @@ test('copies are fresh by whichever agent there is, and gone at the end', async 
   await undo.run();
   assert.equal(existsSync(path.dirname(root)), false);
   assert.deepEqual(undo.failed, []);
-  const done = events().find(({ event, state }) => event === 'volumes' && state === 'done');
-  assert.equal(done.folder, root);
 });
 
 test('a volume that can not be read is told and left out; the others are there', async (t) => {
@@ -98,13 +100,25 @@ test('a volume that can not be read is told and left out; the others are there',
   writeFileSync(path.join(folder, 'data/f'), 'x');
   writeFileSync(path.join(folder, 'data/too\u001b[31mbig'), 'x'.repeat(2_000));
   await connect();
-  const volumes = await copy();
-  assert.equal(existsSync(path.join(volumes?.env.LPK_VOLUMES as string, folder, 'data/f')), true);
+  await copy();
+  assert.equal(existsSync(path.join(rootOf(events()) as string, folder, 'data/f')), true);
   const lost = events().find(({ event }) => event === 'volume-lost');
   assert.equal(lost.path, path.join(folder, 'missing'));
   const skipped = events().find(({ event }) => event === 'volume-skipped');
   assert.match(skipped.text, /too\\u001b\[31mbig" \(its 2000 bytes are more than the limit leaves\)/);
   assert.equal(skipped.skippedCount, 1);
+});
+
+test('what can not be at its path is named by LPK_VOLUMES', async (t) => {
+  const { folder, connect, copy, events } = await scene(t, ['data']);
+  mkdirSync(path.join(folder, 'data'));
+  t.mock.method(process, 'cwd', () => path.join(folder, 'data/project')); // which a mount would hide
+  await connect();
+  const volumes = await copy();
+  assert.equal(volumes?.env.LPK_VOLUMES, rootOf(events()));
+  const left = events().find(({ event }) => event === 'volumes-left');
+  assert.deepEqual(Object.keys(left.left), [path.join(folder, 'data')]);
+  assert.deepEqual(volumes?.wrap('true', ['a']), { command: 'true', args: ['a'] });
 });
 
 test('a pod without volumes has none', async (t) => {
