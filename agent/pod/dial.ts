@@ -15,7 +15,7 @@ const names = new Names();
 export function dialTcp(stream: Stream, connectMs: number = CONNECT_MS): void {
   const { host, port } = stream;
   const socket = net.connect({
-    host,
+    host: names.onlyAddress(host) ?? host,
     port,
     allowHalfOpen: true,
     noDelay: true,

@@ -5,6 +5,8 @@ import type { LookupFunction } from 'node:net';
 const KEEP_MS = 1_000;
 const MAX_NAMES = 1_024;
 
+type Known = { until: number; addresses: Promise<LookupAddress[]>; only?: string };
+
 type Resolve = (name: string) => Promise<LookupAddress[]>;
 
 const getaddrinfo: Resolve = (name) => dns.promises.lookup(name, { all: true });
@@ -16,7 +18,7 @@ const getaddrinfo: Resolve = (name) => dns.promises.lookup(name, { all: true });
 export class Names {
   #resolve: Resolve;
   #nowMs: () => number;
-  #known = new Map<string, { until: number; addresses: Promise<LookupAddress[]> }>();
+  #known = new Map<string, Known>();
 
   constructor(resolve: Resolve = getaddrinfo, nowMs: () => number = () => performance.now()) {
     this.#resolve = resolve;
@@ -30,11 +32,23 @@ export class Names {
     if (known && now < known.until) return known.addresses;
     const addresses = this.#resolve(name);
     this.#known.delete(name);
-    this.#known.set(name, { until: now + KEEP_MS, addresses });
-    addresses.catch(() => this.forget(name));
+    const entry: Known = { until: now + KEEP_MS, addresses };
+    this.#known.set(name, entry);
+    addresses.then(
+      ([only, ...others]) => {
+        if (only && others.length === 0) entry.only = only.address;
+      },
+      () => this.forget(name),
+    );
     const [oldest] = this.#known.keys();
     if (this.#known.size > MAX_NAMES && oldest !== undefined) this.#known.delete(oldest);
     return addresses;
+  }
+
+  /** The one address of a name that is known and has no other: nothing is to be looked up or tried in turn. */
+  onlyAddress(name: string): string | undefined {
+    const known = this.#known.get(name);
+    return known && this.#nowMs() < known.until ? known.only : undefined;
   }
 
   /** An address that can't be reached may be an old one. */

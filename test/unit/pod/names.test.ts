@@ -46,3 +46,15 @@ test('at most 1,024 names are kept', async () => {
   await names.addresses('n0');
   assert.equal(asked.length, 1_026, 'the oldest is not');
 });
+
+test('the only address of a name is known while the name is, and no address of several', async () => {
+  const { names, pass } = counted();
+  assert.equal(names.onlyAddress('web'), undefined);
+  await names.addresses('web');
+  assert.equal(names.onlyAddress('web'), '10.0.0.1');
+  pass(1_000);
+  assert.equal(names.onlyAddress('web'), undefined, 'asked anew');
+  const two = new Names(async () => ['10.0.0.1', '10.0.0.2'].map((address) => ({ address, family: 4 })));
+  await two.addresses('db');
+  assert.equal(two.onlyAddress('db'), undefined);
+});
