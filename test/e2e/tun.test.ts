@@ -233,8 +233,13 @@ function laptopRun(command: string[]): Promise<{ code: number; stdout: string; s
   });
 }
 
+/** Without link-local addresses, which the kernel gives its links a second after they are up. */
 async function routesOf(): Promise<string> {
-  return (await laptopRun(['sh', '-c', 'ip route show table all; ip -6 route show table all'])).stdout;
+  const { stdout } = await laptopRun(['sh', '-c', 'ip route show table all; ip -6 route show table all']);
+  return stdout
+    .split('\n')
+    .filter((line) => !line.includes('fe80:'))
+    .join('\n');
 }
 
 async function lpkLinks(): Promise<string[]> {
