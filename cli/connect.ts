@@ -25,7 +25,7 @@ import type { LeaseKeeper } from './lease-keeper.ts';
 import { type Leave, untilLeaving } from './leave.ts';
 import { offerRestore } from './left-behind.ts';
 import { makeRoom, whenFree } from './make-room.ts';
-import type { Output } from './output.ts';
+import { failing, type Output } from './output.ts';
 import { mapPorts } from './ports.ts';
 import { keepLease, planGuard, sayWithout, whyEnded } from './session-guard.ts';
 import { noteSession } from './sessions-here.ts';
@@ -351,12 +351,4 @@ async function podsVolumes(given: {
   const copied = copyVolumes({ cluster, target, pod, session, limitBytes, undo, output });
   copied.catch(() => {}); // when nobody waits any more
   return await Promise.race([attachment.over, leave.asked().then(() => undefined), copied]);
-}
-
-/** Marks a step as failed and passes the error on. */
-function failing(step: { fail(): void }): (error: unknown) => never {
-  return (error) => {
-    step.fail();
-    throw error;
-  };
 }

@@ -212,6 +212,14 @@ export class Output {
   }
 }
 
+/** Marks a step as failed and passes the error on. */
+export function failing(step: { fail(): void }): (error: unknown) => never {
+  return (error) => {
+    step.fail();
+    throw error;
+  };
+}
+
 /** The code and the one line of any error; one that is not an LpkError is a bug of lpk, and says so. */
 function describe(error: unknown): { code: keyof typeof HINTS; message: string } {
   if (error instanceof LpkError) return { code: error.code, message: oneLine(error.message) };

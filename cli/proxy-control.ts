@@ -205,17 +205,18 @@ export async function runningProxies(choice: ProxyChoice): Promise<RunningProxy[
 
 /** The one that is meant. LpkError `not-running`; `usage` when there are several. */
 export async function oneProxy(choice: ProxyChoice): Promise<RunningProxy> {
+  const only = await onlyProxy(choice);
+  if (only) return only;
+  const where = choice.namespace ? ` into namespace ${choice.namespace}` : '';
+  throw new LpkError('not-running', `no proxy${where} runs`);
+}
+
+/** The same, or undefined when none runs. LpkError `usage` when there are several. */
+export async function onlyProxy(choice: ProxyChoice): Promise<RunningProxy | undefined> {
   const running = await runningProxies(choice);
-  const [only, ...others] = running;
-  if (!only) {
-    const where = choice.namespace ? ` into namespace ${choice.namespace}` : '';
-    throw new LpkError('not-running', `no proxy${where} runs`);
-  }
-  if (others.length > 0) {
-    const all = running.map(({ status: { namespace, context } }) => `${namespace} (${context})`).join(', ');
-    throw new LpkError('usage', `several proxies run: ${all}; name one with -n NAMESPACE or --context`);
-  }
-  return only;
+  if (running.length <= 1) return running[0];
+  const all = running.map(({ status: { namespace, context } }) => `${namespace} (${context})`).join(', ');
+  throw new LpkError('usage', `several proxies run: ${all}; name one with -n NAMESPACE or --context`);
 }
 
 async function connect(file: string): Promise<RunningProxy | undefined> {

@@ -10,7 +10,7 @@ import { agentPodSpec } from './agent-spec.ts';
 import { ClusterNames } from './cluster-names.ts';
 import { assertMayChangeLaptop } from './laptop-changes.ts';
 import { type Leave, untilLeaving } from './leave.ts';
-import type { Output } from './output.ts';
+import { failing, type Output } from './output.ts';
 import { openControl, type ProxyStatus } from './proxy-control.ts';
 import { openDoors, type ProxyDoors } from './proxy-doors.ts';
 import { ProxyLink } from './proxy-link.ts';
@@ -162,12 +162,4 @@ async function showStatus(output: Output, where: string, status: () => ProxyStat
 
 function isAny(address: string): boolean {
   return address === '0.0.0.0' || address === '::';
-}
-
-/** Marks a step as failed and passes the error on. */
-function failing(step: { fail(): void }): (error: unknown) => never {
-  return (error) => {
-    step.fail();
-    throw error;
-  };
 }

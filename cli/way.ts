@@ -1,7 +1,5 @@
 import { openCluster } from '../agent/deploy/kube.ts';
-import type { ClusterNetwork } from '../agent/deploy/ranges.ts';
-import { clusterNetwork } from '../agent/deploy/ranges.ts';
-import { LpkError } from '../agent/wire/errors.ts';
+import { type ClusterNetwork, clusterNetwork } from '../agent/deploy/ranges.ts';
 import { Responder } from '../dns/responder.ts';
 import { openDoor } from '../proxy/door.ts';
 import type { Dial } from '../proxy/flow.ts';
@@ -10,7 +8,7 @@ import { dialThroughSocks } from '../proxy/socks5-client.ts';
 import { agentPodSpec } from './agent-spec.ts';
 import { ClusterNames } from './cluster-names.ts';
 import type { Output } from './output.ts';
-import { askingOf, type ProxyAccess, type Resolved, type RunningProxy, runningProxies } from './proxy-control.ts';
+import { askingOf, onlyProxy, type ProxyAccess, type Resolved, type RunningProxy } from './proxy-control.ts';
 import { ProxyLink } from './proxy-link.ts';
 import type { RunOptions } from './run-options.ts';
 import type { Undo } from './undo.ts';
@@ -30,12 +28,7 @@ export type Way = {
 
 /** By the proxy that runs, else by an agent of the command's own. LpkError `usage` when several run and none is named. */
 export async function findWay(options: RunOptions, undo: Undo, output: Output): Promise<Way> {
-  const running = await runningProxies({ namespace: options.namespace, context: options.context });
-  const [only, ...others] = running;
-  if (others.length > 0) {
-    const all = running.map(({ status: { namespace, context } }) => `${namespace} (${context})`).join(', ');
-    throw new LpkError('usage', `several proxies run: ${all}; name one with -n NAMESPACE or --context`);
-  }
+  const only = await onlyProxy({ namespace: options.namespace, context: options.context });
   return only ? await throughRunning(only) : await throughOwn(options, undo, output);
 }
 

@@ -1,3 +1,4 @@
+import { unlessGone } from '../restore/api.ts';
 import { LpkError } from '../wire/errors.ts';
 import {
   AGENT_IMAGE,
@@ -98,14 +99,6 @@ export async function removeAgentPod(cluster: Cluster, namespace: string, sessio
 async function deletePod(cluster: Cluster, namespace: string, session: string, options: object): Promise<void> {
   const body = { apiVersion: 'v1', kind: 'DeleteOptions', gracePeriodSeconds: 0, ...options };
   await unlessGone(cluster.request('DELETE', `/api/v1/namespaces/${namespace}/pods/${objectName(session)}`, { body }));
-}
-
-async function unlessGone(deletion: Promise<unknown>): Promise<void> {
-  try {
-    await deletion;
-  } catch (error) {
-    if (!(error instanceof LpkError) || (error.code !== 'not-found' && error.code !== 'conflict')) throw error;
-  }
 }
 
 /** The pod as it comes and goes; see `watchPods`. */
