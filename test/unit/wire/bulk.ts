@@ -7,7 +7,7 @@ import { noteTraffic } from '../../../agent/wire/young.ts';
  * A process of its own for young.test.ts: moves bulk through loopback. With the argument "noted" it says so to `noteTraffic`.
  * Prints how often V8 collected its whole heap meanwhile.
  */
-const BYTES = 2_000_000_000;
+const BYTES = 6_000_000_000;
 const KEPT_BYTES = 2 * 1024 * 1024;
 
 let whole = 0;
