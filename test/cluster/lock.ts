@@ -8,12 +8,12 @@ import { interruption } from './run.ts';
 const SILENT_MS = 300;
 
 /**
- * Runs `work` while no other `up` or `down` of this cache does. The lock is a child's, which ends with this process
+ * Runs `work` while nobody else in this cache works on `what`. The lock is a child's, which ends with this process
  * however that ends; the cluster's processes inherit nothing of it.
  */
-export async function locked<T>(work: () => Promise<T>): Promise<T> {
+export async function locked<T>(what: string, work: () => Promise<T>): Promise<T> {
   fs.mkdirSync(cache, { recursive: true, mode: 0o700 });
-  const command = ['--no-fork', path.join(cache, 'cluster.lock'), 'sh', '-c', 'echo held; exec cat'];
+  const command = ['--no-fork', path.join(cache, `${what}.lock`), 'sh', '-c', 'echo held; exec cat'];
   // Detached: Ctrl-C is for the work, which gives the lock back when it has cleaned up.
   const child = spawn('flock', command, { stdio: ['pipe', 'pipe', 'inherit'], detached: true });
   const held = new Promise<void>((resolve, reject) => {

@@ -17,6 +17,8 @@ Kubernetes, for some minutes.
   kubectl ARGS…           run kubectl against it
   ctr ARGS…               run containerd's ctr in it (in the namespace k8s.io, unless told otherwise)
   node COMMAND…           run a command in the node's network
+
+LPK_CLUSTER=2 (to 9) in the environment means another one, beside the first.
 `;
 
 /** The command line is wrong: exit 2. */

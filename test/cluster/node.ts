@@ -58,7 +58,8 @@ function processes(): { pid: number; command: string[] }[] {
 
 /** Starts an empty node with `kube` as its binary, and gives its first process's pid. */
 export async function startNode(kube: string): Promise<number> {
-  const other = nodes()[0];
+  // Another cache's cluster of this number has the same addresses.
+  const other = nodes().find((node) => path.basename(node.state) === path.basename(state));
   if (other) throw new ClusterError(`the cluster in ${other.state} is running: end it first, or kill ${other.pid}`);
   const namespaces = [
     '--net',
@@ -162,7 +163,7 @@ export async function endNode(): Promise<void> {
     await until('the node ends', { timeoutMs: 30_000, hint }, () => (fs.existsSync(`/proc/${pid}`) ? undefined : true));
   }
   // Link and cgroup have names of which there is one on a machine, so they could be another cache's cluster's.
-  if (nodes().length === 0) {
+  if (!nodes().some((node) => path.basename(node.state) === path.basename(state))) {
     spawnSync('ip', ['link', 'del', network.link]); // the kernel does it too, a little later
     for (const hierarchy of cgroupHierarchies()) await removeCgroup(path.join(hierarchy, cgroup));
   }

@@ -9,7 +9,16 @@ import { locked } from './lock.ts';
 import { endNode, enter, findNode, logOf, running, startInNode, startNode } from './node.ts';
 import { installPackages } from './packages.ts';
 import { pieces, writeSettings } from './pieces.ts';
-import { ClusterError, DEFAULT_VERSION, kubeconfigFile, logs, network, state, writePrivate } from './place.ts';
+import {
+  ClusterError,
+  clusterName,
+  DEFAULT_VERSION,
+  kubeconfigFile,
+  logs,
+  network,
+  state,
+  writePrivate,
+} from './place.ts';
 import { elapsed, step, until } from './progress.ts';
 import { interruption, run } from './run.ts';
 
@@ -29,7 +38,7 @@ const ANSWER_MS = 20_000;
  * that only half works is started again.
  */
 export async function up(version?: string): Promise<string> {
-  return locked(async () => {
+  return locked(clusterName, async () => {
     const facts = runningFacts();
     if (facts && (!version || version === facts.version) && (await works())) return kubeconfigFile;
     const started = Date.now();
@@ -46,7 +55,7 @@ export async function up(version?: string): Promise<string> {
 
 /** Ends the cluster. What was built stays in the cache, the logs in the state folder. */
 export async function down(): Promise<void> {
-  await locked(endNode);
+  await locked(clusterName, endNode);
 }
 
 /** The running cluster's facts. Throws a ClusterError when there is none. */
@@ -62,9 +71,10 @@ function runningFacts(): Facts | undefined {
 }
 
 async function start(version: string): Promise<void> {
-  await installPackages();
-  const kube = await kubeBinary(version);
-  const archive = await imageArchive(await corednsBinary());
+  const { kube, archive } = await locked('build', async () => {
+    await installPackages();
+    return { kube: await kubeBinary(version), archive: await imageArchive(await corednsBinary()) };
+  });
   await endNode(); // what a node that died has left
   try {
     let awaited = '';
