@@ -1,6 +1,7 @@
 import { parseArgs } from 'node:util';
 import { enter } from './node.ts';
 import { ClusterError, DEFAULT_VERSION, kubeconfigFile } from './place.ts';
+import { crash, PIECES, reboot } from './restart.ts';
 import { interrupt, interruption } from './run.ts';
 import { cluster, down, up } from './up.ts';
 
@@ -17,6 +18,8 @@ Kubernetes, for some minutes.
   kubectl ARGS…           run kubectl against it
   ctr ARGS…               run containerd's ctr in it (in the namespace k8s.io, unless told otherwise)
   node COMMAND…           run a command in the node's network
+  restart PIECE…          kill -9 these and start them again: ${PIECES.slice(0, 4).join(', ')},
+                          ${PIECES.slice(4).join(', ')}; or \`node\`: all at once, with what a reboot forgets
 
 LPK_CLUSTER=2 (to 9) in the environment means another one, beside the first.
 `;
@@ -49,6 +52,10 @@ async function main([command, ...args]: string[]): Promise<void> {
     case 'node':
       if (args.length === 0) throw new UsageError('node needs a command');
       return inNode(args);
+    case 'restart':
+      if (args.length === 0) throw new UsageError(`restart needs the name of a piece: ${PIECES.join(', ')}; or node`);
+      requireRoot();
+      return args.includes('node') ? reboot() : crash(args);
     case '-h':
     case '--help':
     case 'help':

@@ -14,7 +14,8 @@ import { run } from './run.ts';
 const MARK = 'lpk-cluster-node';
 
 /** The node's first process takes over orphans and waits for them. Nothing but SIGKILL ends it. */
-const FIRST = 'while :; do sleep infinity & wait $!; done';
+const FIRST_WAITS_FOR = 'sleep infinity';
+const FIRST = `while :; do ${FIRST_WAITS_FOR} & wait $!; done`;
 
 /** Inside the node, where the outside's files are. */
 export const inside = {
@@ -137,8 +138,8 @@ export function startInNode(pid: number, name: string, command: string[]): void 
   });
 }
 
-/** Which of the node's own programs run: `containerd`, `etcd`, `kubelet`, …. */
-export function running(pid: number): Set<string> {
+/** Which of the node's own programs run: `containerd`, `etcd`, `kubelet`, …, each with its host pid. */
+export function running(pid: number): Map<string, number> {
   const namespaceOf = (process: number) => {
     try {
       return fs.readlinkSync(`/proc/${process}/ns/pid`);
@@ -147,11 +148,53 @@ export function running(pid: number): Set<string> {
     }
   };
   const own = namespaceOf(pid);
-  const commands = processes().flatMap((process) => (namespaceOf(process.pid) === own ? [process.command] : []));
-  return new Set(
-    commands.map(([program, piece]) => (program === inside.kube ? piece : path.basename(program ?? '')) ?? ''),
+  const within = processes().filter((process) => namespaceOf(process.pid) === own);
+  return new Map(
+    within.map(({ pid, command: [program, piece] }) => [
+      (program === inside.kube ? piece : path.basename(program ?? '')) ?? '',
+      pid,
+    ]),
   );
 }
+
+/** Host pids of all that runs in the node, its pods' processes too; not its first process and what that one waits for. */
+export function processesIn(pid: number): number[] {
+  const children = new Map<number, number[]>();
+  for (const each of processes()) {
+    const parent = parentOf(each.pid);
+    if (parent === undefined || (parent === pid && each.command.join(' ').trim() === FIRST_WAITS_FOR)) continue;
+    children.set(parent, [...(children.get(parent) ?? []), each.pid]);
+  }
+  const below = (parent: number): number[] => (children.get(parent) ?? []).flatMap((child) => [child, ...below(child)]);
+  return below(pid);
+}
+
+/** proc_pid_stat(5): the second field may hold anything, so it is read from behind its end. */
+function parentOf(pid: number): number | undefined {
+  try {
+    const stat = fs.readFileSync(`/proc/${pid}/stat`, 'utf8');
+    return Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[1]);
+  } catch {
+    return undefined; // it has ended meanwhile
+  }
+}
+
+/** After all of its processes have ended: takes away what a machine that was switched off has lost. */
+export async function forgetPods(pid: number): Promise<void> {
+  await run('nsenter', [...enter(pid), 'bash', '-euc', FORGET]);
+  for (const hierarchy of cgroupHierarchies()) {
+    await removeCgroup(path.join(hierarchy, cgroup));
+    makeCgroup(hierarchy);
+  }
+}
+
+/** Pods' mounts, inmost first; then /run but for what is the node's own. */
+const FORGET = `
+awk '$5 ~ "^/(run|var/lib/kubelet/pods|var/lib/containerd)/" && $5 !~ "^/run/lpk" { print $5 }' /proc/self/mountinfo |
+  tac | while read -r mount; do umount --lazy "$mount"; done
+find /run -mindepth 1 -maxdepth 1 ! -name lpk -exec rm -rf {} +
+mkdir -p /run/netns
+`;
 
 /** Ends the node, and with it all it started, and removes everything of it but the logs. */
 export async function endNode(): Promise<void> {

@@ -110,7 +110,7 @@ async function startCluster(facts: Facts, archive: string, tell: (what: string) 
   await importImages(pid, archive);
   await wait('kube-apiserver', 'the API server answers', () => get('/livez/ping'));
   begin('kubelet');
-  await wait('kube-apiserver', 'the API server is ready', () => get('/readyz'));
+  await wait('kube-apiserver', 'the API server is ready', apiServerIsReady);
   begin('kube-controller-manager'); // it gives up when its role isn't there yet
   begin('kube-scheduler');
   for (const { path, object } of corednsObjects) await create(path, object);
@@ -149,14 +149,14 @@ async function importImages(pid: number, archive: string): Promise<void> {
 }
 
 /** Whether all of the cluster works, or comes to within a time that a busy machine may need for an answer. */
-async function works(): Promise<boolean> {
+export async function works(): Promise<boolean> {
   const { pid } = cluster();
   const deadline = Date.now() + ANSWER_MS;
   do {
     interruption.throwIfAborted();
     const now = running(pid);
     if (!Object.keys(pieces).every((name) => now.has(name))) return false;
-    const checks = [get('/readyz'), nodeIsReady(), defaultAccount(), corednsIsAvailable(), dnsAnswers(pid)];
+    const checks = [apiServerIsReady(), nodeIsReady(), defaultAccount(), corednsIsAvailable(), dnsAnswers(pid)];
     if ((await Promise.all(checks)).every(Boolean)) return true;
   } while (Date.now() < deadline);
   return false;
@@ -171,6 +171,8 @@ async function holds(path: string, condition: string): Promise<boolean> {
   return status.conditions?.some(({ type, status }) => type === condition && status === 'True') ?? false;
 }
 
+/** Whether the API server says so. */
+export const apiServerIsReady = () => get('/readyz');
 const nodeIsReady = () => holds('/api/v1/nodes/node1', 'Ready');
 const defaultAccount = () => get('/api/v1/namespaces/default/serviceaccounts/default');
 const corednsIsAvailable = () => holds('/apis/apps/v1/namespaces/kube-system/deployments/coredns', 'Available');
