@@ -1,5 +1,6 @@
 import { existsSync } from 'node:fs';
 import { basename, isAbsolute, join, relative, resolve } from 'node:path';
+import { isOurs } from '../agent/deploy/agent-container.ts';
 import { findTarget, findWorkload, parseTarget, type TargetRef } from '../agent/deploy/find.ts';
 import type { Cluster, Json } from '../agent/deploy/kube.ts';
 import { listPath, readWorkload, WORKLOAD_KINDS } from '../agent/deploy/workload.ts';
@@ -88,17 +89,22 @@ async function askNamespace(ask: Ask, cluster: Cluster, initial: string): Promis
 async function askTarget(ask: Ask, cluster: Cluster): Promise<string> {
   const options: Option[] = [];
   const services = await allowed(cluster.request('GET', `/api/v1/namespaces/${cluster.namespace}/services`));
-  for (const { metadata, spec } of (services?.items ?? []) as Json[]) {
+  for (const { metadata, spec } of theirs(services)) {
     if (spec.type === 'ExternalName' || Object.keys(spec.selector ?? {}).length === 0) continue;
     const ports = ((spec.ports ?? []) as Json[]).map(({ port }) => port).join(', ');
     options.push({ value: metadata.name, hint: `Service, ${ports ? `port ${ports}` : 'no port'}` });
   }
   for (const kind of WORKLOAD_KINDS) {
     const list = await allowed(cluster.request('GET', listPath(kind, cluster.namespace)));
-    for (const { metadata } of (list?.items ?? []) as Json[]) options.push({ value: `${kind}/${metadata.name}` });
+    for (const { metadata } of theirs(list)) options.push({ value: `${kind}/${metadata.name}` });
   }
   if (options.length > 0) return await ask.choose('Service or workload', options);
   return await ask.text('Service or workload', '', (text) => faultOf(() => parseTarget(text)));
+}
+
+/** What is in a list, but for what lpk's own sessions have put there. */
+function theirs(list: Json | undefined): Json[] {
+  return ((list?.items ?? []) as Json[]).filter((each) => !isOurs(each));
 }
 
 /** Undefined: the pod has one only. */

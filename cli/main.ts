@@ -7,6 +7,7 @@ import { doctorVerb } from './doctor-options.ts';
 import { envVerb } from './env-options.ts';
 import { initVerb } from './init-options.ts';
 import { changesFolders, undoLeftovers } from './laptop-changes.ts';
+import { nearest } from './nearest-word.ts';
 import { Output } from './output.ts';
 import { proxyVerbs } from './proxy-options.ts';
 import { releaseVerb } from './release-options.ts';
@@ -71,12 +72,14 @@ async function read(args: string[]): Promise<{ verb: Verb; words: Words } | unde
   let line: Argv = yargs(args)
     .scriptName('lpk')
     .usage('lpk: run a local process as if it were inside a Kubernetes cluster\n\nUsage: $0 VERB [OPTIONS]')
-    .parserConfiguration({ 'boolean-negation': false, 'greedy-arrays': false, 'parse-positional-numbers': false })
+    .parserConfiguration({
+      ...{ 'boolean-negation': false, 'greedy-arrays': false, 'parse-positional-numbers': false },
+      'camel-case-expansion': false, // else an unknown option is told twice
+    })
     .locale('en')
     .version(version())
     .alias('help', 'h')
     .strict()
-    .recommendCommands()
     .exitProcess(false)
     .showHelpOnFail(false)
     .fail((message, error) => {
@@ -107,6 +110,7 @@ async function read(args: string[]): Promise<{ verb: Verb; words: Words } | unde
     VERBS.map((entry) => ('verbs' in entry ? entry.verbs[0] : entry)?.examples[0] as [string, string]),
   );
   if (args.length === 0) throw new LpkError('usage', `name a verb: ${VERBS.map(nameOf).join(', ')}`);
+  assertVerb(args, VERBS);
   await line.parseAsync();
   return chosen;
 }
@@ -115,6 +119,17 @@ async function read(args: string[]): Promise<{ verb: Verb; words: Words } | unde
 function usageError(message: string | undefined, error: Error | undefined): Error {
   if (error && error.name !== 'YError') return error;
   return new LpkError('usage', error?.message ?? message ?? 'the command line is not understood', { cause: error });
+}
+
+/** LpkError `usage` when the line begins with a word that is none of these verbs; of a group's verbs, its second word. */
+function assertVerb([word, ...words]: string[], verbs: (Verb | VerbGroup)[]): void {
+  if (word === undefined || word.startsWith('-')) return;
+  const found = verbs.find((verb) => nameOf(verb) === word);
+  if (found) return 'verbs' in found ? assertVerb(words, found.verbs) : undefined;
+  const names = verbs.map(nameOf);
+  const meant = nearest(word, names);
+  const rest = meant ? `did you mean ${meant}?` : `there is ${names.join(', ')}`;
+  throw new LpkError('usage', `there is no verb "${word}"; ${rest}`);
 }
 
 function nameOf(verb: { command: string }): string {

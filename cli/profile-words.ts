@@ -35,19 +35,27 @@ export function profileLine(profile: Profile, path: string): Line {
       'agent-image': profile.agentImage,
       'proxy-port': profile.proxyPort?.toString(),
       hold: profile.holdSeconds?.toString(),
+      'restore-after': profile.restoreAfterSeconds?.toString(),
+      'no-restorer': profile.restorer === false || undefined,
+      wait: profile.whenHeld === 'wait' || undefined,
+      'take-over': profile.whenHeld === 'take-over' || undefined,
+      'no-wait': profile.waitRestored === false || undefined,
       route: listOf(profile.routes, routes),
-      'dns-include': listOf(names),
+      'dns-include': listOf(profile.dnsInclude, names),
       'no-route': profile.noRoutes,
     },
   };
 }
 
+/** Two answers to one question: either on the line goes over both of below. */
+const WHEN_HELD = ['wait', 'take-over'];
+
 /** What `line` says, and what it leaves open from `below`. Variables add up: the line's come last, and so go over the others. */
 export function mergeLines(line: Line, below: Line): Line {
+  const answered = WHEN_HELD.some((name) => line.words[name] === true) ? WHEN_HELD : [];
   const words: Words = {};
-  for (const each of [below.words, line.words]) {
-    for (const [name, value] of Object.entries(each)) if (value !== undefined) words[name] = value;
-  }
+  for (const [name, value] of Object.entries(below.words)) if (!answered.includes(name)) words[name] = value;
+  for (const [name, value] of Object.entries(line.words)) if (value !== undefined) words[name] = value;
   const env = [below.words.env, line.words.env].flatMap((list) => (list ?? []) as string[]);
   if (env.length > 0) words.env = env;
   return { words, command: line.command ?? below.command };

@@ -31,6 +31,11 @@ export type Profile = {
   agentImage?: string;
   proxyPort?: number;
   holdSeconds?: number;
+  restoreAfterSeconds?: number;
+  restorer?: boolean;
+  whenHeld?: string;
+  waitRestored?: boolean;
+  dnsInclude?: string[];
   routes?: string[];
   noRoutes?: string[];
 };

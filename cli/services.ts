@@ -1,3 +1,4 @@
+import { isOurPodName, isOurs } from '../agent/deploy/agent-container.ts';
 import { type Cluster, type Json, openCluster } from '../agent/deploy/kube.ts';
 import { LpkError } from '../agent/wire/errors.ts';
 import type { Output } from './output.ts';
@@ -49,7 +50,8 @@ export function seenServices(
   slices: Json[] | undefined,
   { from, domain }: { from: string; domain: string },
 ): SeenService[] {
-  return list.map(({ metadata: { name, namespace }, spec }) => {
+  const theirs = list.filter((service) => !isOurs(service));
+  return theirs.map(({ metadata: { name, namespace }, spec }) => {
     const own = slices?.filter(({ metadata }) => {
       return metadata.namespace === namespace && metadata.labels?.['kubernetes.io/service-name'] === name;
     });
@@ -74,7 +76,9 @@ export function seenServices(
 }
 
 function endpointsOf({ endpoints, ports, addressType }: Json): { address: string; ready: boolean }[] {
-  return ((endpoints ?? []) as Json[]).flatMap(({ addresses, conditions }) =>
+  // A proxy's pod that is made like the Service's own (`--like`) has their labels, and is never ready.
+  const theirs = ((endpoints ?? []) as Json[]).filter(({ targetRef }) => !isOurPodName(targetRef?.name));
+  return theirs.flatMap(({ addresses, conditions }) =>
     (addresses as string[]).flatMap((address) => {
       const host = addressType === 'IPv6' ? `[${address}]` : address;
       const at = ((ports ?? []) as Json[]).map(({ port }) => `${host}:${port}`);

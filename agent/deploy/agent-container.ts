@@ -13,11 +13,21 @@ export const AGENT_MOUNT = '/.lpk';
 export const MANAGED_BY = { 'app.kubernetes.io/managed-by': 'lpk' } as const;
 export const SESSION_LABEL = 'lpk.dev/session';
 
+/** Whether lpk itself made this object: it is none of the user's. */
+export function isOurs({ metadata }: Json): boolean {
+  return Object.entries(MANAGED_BY).every(([label, value]) => metadata.labels?.[label] === value);
+}
+
 const ID_LETTERS = 'abcdefghijklmnopqrstuvwxyz0123456789';
 
 /** A new session's id: 10 characters of [a-z0-9], about 51 bits. */
 export function newSessionId(): string {
   return Array.from({ length: 10 }, () => ID_LETTERS[randomInt(ID_LETTERS.length)]).join('');
+}
+
+/** Whether a pod of this name is lpk's alone, as that of `lpk proxy up` is. */
+export function isOurPodName(name: string | undefined): boolean {
+  return name !== undefined && /^lpk-[a-z0-9]{10}$/.test(name);
 }
 
 /**

@@ -55,10 +55,17 @@ function shop(): FakeCluster {
     { name: 'app', image: 'web:1', ports: [{ containerPort: 80 }, { containerPort: 9090 }] },
   ];
   fake.deployment('api');
-  const service = (name: string, spec: Json) =>
-    fake.objects.set(`/api/v1/namespaces/shop/services/${name}`, { metadata: { name, namespace: 'shop' }, spec });
+  const service = (name: string, spec: Json, labels = {}) =>
+    fake.objects.set(`/api/v1/namespaces/shop/services/${name}`, {
+      metadata: { name, namespace: 'shop', labels },
+      spec,
+    });
   service('web', { selector: { app: 'web' }, ports: [{ port: 8000, targetPort: 80 }, { port: 9090 }] });
   service('outside', { type: 'ExternalName', externalName: 'example.com' });
+  // A colleague's session: its restorer, and a Service, should lpk ever make one.
+  const ours = { 'app.kubernetes.io/managed-by': 'lpk' };
+  fake.deployment('lpk-0123456789').metadata.labels = ours;
+  service('lpk-0123456789', { selector: ours, ports: [{ port: 80 }] }, ours);
   return fake;
 }
 
@@ -112,7 +119,7 @@ test('everything is asked, with what is likeliest proposed', async () => {
   assert.deepEqual(
     asked[2]?.options?.map(({ value }) => value),
     ['web', 'deployment/web', 'deployment/api'],
-    'no Service without pods behind it',
+    'no Service without pods behind it, and nothing of lpk’s own',
   );
   assert.deepEqual(
     asked[5]?.options?.map(({ label }) => label),

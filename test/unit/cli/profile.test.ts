@@ -1,16 +1,28 @@
 /** lpk.yaml: what may stand in it, what is said of what may not, and how it is written. */
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { chownSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  chownSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
+import { isDeepStrictEqual } from 'node:util';
 import { Ajv2020 } from 'ajv/dist/2020.js';
-import { readConnectOptions } from '../../../cli/connect-options.ts';
+import type { Argv } from 'yargs';
+import { connectVerb, readConnectOptions } from '../../../cli/connect-options.ts';
 import schema from '../../../cli/lpk.schema.json' with { type: 'json' };
 import { chooseProfile, findProfiles, type Profile, parseProfiles } from '../../../cli/profile.ts';
 import { mergeLines, profileLine } from '../../../cli/profile-words.ts';
 import { saveProfile, withProfile } from '../../../cli/profile-write.ts';
+import type { Words } from '../../../cli/verb.ts';
 import { joinWords, splitWords } from '../../../cli/words.ts';
 
 const dir = mkdtempSync(join(tmpdir(), 'lpk-profile-'));
@@ -39,6 +51,11 @@ profiles:
     agentImage: r/node:24
     proxyPort: 1080
     holdSeconds: 5
+    restoreAfterSeconds: 20
+    restorer: false
+    whenHeld: wait
+    waitRestored: false
+    dnsInclude: [corp.example]
     routes: [10.9.0.0/16]
     noRoutes: [10.8.0.0/16]
   db:
@@ -69,11 +86,20 @@ test('everything a profile may hold arrives where the command line would bring i
         agentImage: 'r/node:24',
         proxyPort: 1080,
         holdMs: 5_000,
-        wait: true,
+        restoreAfterMs: 20_000,
+        restorer: false,
+        whenHeld: 'wait',
+        wait: false,
         freePorts: true,
         volumes: { limitBytes: 7 * 1024 * 1024 },
       },
-      ...{ capture: 'env', routes: ['10.9.0.0/16'], noRoutes: ['10.8.0.0/16'], dnsInclude: [], environment: undefined },
+      ...{
+        dnsInclude: ['corp.example'],
+        capture: 'env',
+        routes: ['10.9.0.0/16'],
+        noRoutes: ['10.8.0.0/16'],
+        environment: undefined,
+      },
       command: { program: 'npm', args: ['run', 'the app'] },
     },
   );
@@ -97,6 +123,102 @@ test('what stands on the line goes over the profile', () => {
   assert.equal(options.environment.set.DEBUG, '2');
   assert.equal(options.environment.set.RETRIES, '3');
   assert.deepEqual(options.command, { program: 'true', args: [] });
+});
+
+test('what to do when somebody holds the workload is asked once: the line’s answer stands alone', () => {
+  const file = parseProfiles(join(dir, 'lpk.yaml'), WHOLE);
+  const below = profileLine(file.profiles.web as Profile, file.path);
+  const { words } = mergeLines({ words: { 'take-over': true }, command: undefined }, below);
+  assert.equal(readConnectOptions(words, undefined).whenHeld, 'take-over');
+});
+
+/** Options of `lpk connect` that no profile has, each with the reason. */
+const NOT_IN_PROFILES: Record<string, string> = {
+  profile: 'it names the profile',
+  output: 'it is for the program that reads this one run',
+};
+
+/** Every option and positional of `lpk connect`, as its own reader is given them. */
+function connectWords(): string[] {
+  const names: string[] = [];
+  const note = (name: string) => {
+    names.push(name);
+    return recorder;
+  };
+  const recorder = { option: note, positional: note };
+  connectVerb.options(recorder as unknown as Argv);
+  return names;
+}
+
+type Field = { type?: string | string[]; enum?: string[]; minimum?: number; maximum?: number };
+const FIELDS = Object.entries(schema.$defs.profile.properties as Record<string, Field>);
+
+/** Values that the schema allows for a field, enough to bring it onto the line. */
+function examples({ type, enum: choices, minimum }: Field): unknown[] {
+  if (choices) return choices;
+  const [kind] = [type ?? []].flat();
+  const values: Record<string, unknown[]> = {
+    string: ['x'],
+    boolean: [true, false],
+    integer: [minimum],
+    array: [['1']],
+    object: [{ A: 'b' }],
+  };
+  return values[kind as string] as unknown[];
+}
+
+/** The words that a profile brings onto the line by this one field. */
+function wordsOf(field: string, value: unknown): string[] {
+  const line = (profile: object): Words => {
+    const { words, command } = profileLine(profile as Profile, '/code/lpk.yaml');
+    return { ...words, ...(command ? { '--': command } : {}) };
+  };
+  const without = line({});
+  const found = Object.entries(line({ [field]: value }));
+  return found.filter(([name, word]) => !isDeepStrictEqual(word, without[name])).map(([name]) => name);
+}
+
+test('every option of lpk connect has its field in lpk.yaml, and every field its option', () => {
+  const options = connectWords();
+  assert.ok(options.includes('target') && options.includes('hold') && options.includes('env-file'), 'they are found');
+  const reached = new Map(
+    FIELDS.map(([name, field]) => [name, examples(field).flatMap((value) => wordsOf(name, value))]),
+  );
+  const all = [...reached.values()].flat();
+  const readme = readFileSync(join(import.meta.dirname, '../../../README.md'), 'utf8')
+    .split('\n## ')
+    .find((part) => part.startsWith('lpk.yaml')) as string;
+  assert.deepEqual(
+    options.filter((name) => !all.includes(name) && !(name in NOT_IN_PROFILES)),
+    [],
+    'add it to cli/lpk.schema.json, cli/profile.ts, cli/profile-words.ts and the README, or to the exceptions above',
+  );
+  assert.deepEqual(
+    Object.keys(NOT_IN_PROFILES).filter((name) => all.includes(name) || !options.includes(name)),
+    [],
+    'no exception any more',
+  );
+  for (const [field, words] of reached) {
+    assert.ok(words.length > 0, `the field ${field} does nothing`);
+    assert.match(readme, new RegExp(`\\b${field}\\b`), `the README does not name ${field}`);
+    const unknown = words.filter((word) => word !== '--' && !options.includes(word));
+    assert.deepEqual(unknown, [], `${field} is no option of lpk connect`);
+  }
+});
+
+test('the schema allows of each option what the option allows', () => {
+  for (const [name, field] of FIELDS) {
+    if (!field.enum && field.maximum === undefined) continue;
+    const [word = ''] = wordsOf(name, examples(field)[0]);
+    // Those that are one choice here and several options there have no list to compare with.
+    if (field.enum?.some((value) => wordsOf(name, value)[0] !== word)) continue;
+    const allowed = field.enum ? field.enum.join(' or ') : `a number from ${field.minimum} to ${field.maximum}`;
+    assert.throws(
+      () => readConnectOptions({ target: 'web', [word]: 'other' }, undefined),
+      { code: 'usage', message: `--${word} is ${allowed}, not other` },
+      name,
+    );
+  }
 });
 
 /** The text, and what is said of it. */

@@ -23,11 +23,20 @@ const SERVICES = [
   }),
   service('db', { type: 'ClusterIP', clusterIP: 'None', clusterIPs: ['None'], ports: [{ port: 5432 }] }),
   service('mail', { type: 'ExternalName', externalName: 'mail.example.com' }),
+  {
+    ...service('lpk-0123456789', { type: 'ClusterIP', clusterIP: '10.96.0.8', ports: [{ port: 80 }] }),
+    metadata: { name: 'lpk-0123456789', namespace: 'shop', labels: { 'app.kubernetes.io/managed-by': 'lpk' } },
+  },
   service('api', { type: 'NodePort', clusterIP: '10.96.0.9', ports: [{ port: 80 }] }, 'other'),
 ];
 const SLICES = [
   slice('web', {
-    endpoints: [{ addresses: ['10.0.0.1'] }, { addresses: ['10.0.0.2'], conditions: { ready: false } }],
+    endpoints: [
+      { addresses: ['10.0.0.1'], targetRef: { kind: 'Pod', name: 'web-7d4b9c6f5-x2x7q' } },
+      { addresses: ['10.0.0.2'], conditions: { ready: false } },
+      // `lpk proxy up --like deployment/web`
+      { addresses: ['10.0.0.8'], conditions: { ready: false }, targetRef: { kind: 'Pod', name: 'lpk-0123456789' } },
+    ],
     ports: [{ port: 8080 }],
   }),
   slice('web', {
@@ -49,7 +58,7 @@ const SLICES = [
 ];
 
 test('ports, endpoints and names, as a pod in the namespace sees them', () => {
-  const [web, db, mail, api] = seenServices(SERVICES, SLICES, { from: 'shop', domain: 'cluster.local' });
+  const [web, db, mail, api, ...more] = seenServices(SERVICES, SLICES, { from: 'shop', domain: 'cluster.local' });
   assert.deepEqual(web, {
     name: 'web',
     namespace: 'shop',
@@ -73,6 +82,7 @@ test('ports, endpoints and names, as a pod in the namespace sees them', () => {
   ]);
   assert.deepEqual(db?.names.slice(4), ['db-0.db.shop.svc.cluster.local', 'db-1.db.shop.svc.cluster.local']);
   assert.deepEqual([mail?.type, mail?.ports, mail?.endpoints], ['ExternalName mail.example.com', [], []]);
+  assert.deepEqual(more, [], 'nothing of lpk’s own');
   assert.deepEqual(api?.names, ['api.other', 'api.other.svc', 'api.other.svc.cluster.local']);
 });
 
