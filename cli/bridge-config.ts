@@ -29,7 +29,7 @@ const SCHEMA: Schema = {
       items: {
         type: 'object',
         required: ['name', 'value'],
-        properties: { name: text, value: { type: ['string', 'number', 'integer', 'boolean'] } },
+        properties: { name: text, value: { type: ['string', 'number', 'integer', 'boolean', 'null'] } },
       },
     },
     volumeMounts: {
@@ -68,7 +68,7 @@ export function parseBridgeConfig(path: string, content: string): BridgeConfig {
   if (fault) throw invalid(fault.line, fault.column, fault.message);
   const read = document.toJS({ maxAliasCount: -1 }) as {
     version: number | string;
-    env?: { name: string; value: string | number | boolean }[] | null;
+    env?: { name: string; value: string | number | boolean | null }[] | null;
     volumeMounts?: { name: string; localPath?: string | null }[] | null;
     enableFeatures?: string[] | null;
   };
@@ -81,9 +81,10 @@ export function parseBridgeConfig(path: string, content: string): BridgeConfig {
     throw failAt(['version'], `unsupported version ${read.version}; Bridge to Kubernetes had 0.1`);
   }
   const env = (read.env ?? []).map(({ name, value }, i): [string, string] => {
-    const wrong = tokenFault(String(value)) ?? (name.includes('=') ? 'a name has no =' : undefined);
+    const given = String(value ?? '');
+    const wrong = tokenFault(given) ?? (name.includes('=') ? 'a name has no =' : undefined);
     if (wrong) throw failAt(['env', i, 'value'], wrong);
-    return [name, String(value)];
+    return [name, given];
   });
   const localPaths = (read.volumeMounts ?? []).flatMap(({ name, localPath }) =>
     localPath ? [{ name, localPath }] : [],

@@ -3,6 +3,9 @@ import { fillVolumes, hasVolumes } from './env-tokens.ts';
 import { matchesAny } from './environment-options.ts';
 import type { Output } from './output.ts';
 
+/** Where every pod has its service account's token. */
+const SERVICE_ACCOUNT = '/var/run/secrets/kubernetes.io/serviceaccount';
+
 export type VolumeMount = { name: string; mountPath: string };
 
 /**
@@ -19,7 +22,7 @@ export function placeVolumes(
   for (const [variable, value] of Object.entries(set)) {
     const missing: string[] = [];
     const filled = fillVolumes(value, (name) => {
-      const mount = mounts.find((each) => matchesAny([name], each.name));
+      const mount = mountOf(name, mounts);
       if (!mount) missing.push(name);
       return mount ? (place?.(mount.mountPath) ?? mount.mountPath) : '';
     });
@@ -32,6 +35,13 @@ export function placeVolumes(
     placed[variable] = filled;
   }
   return placed;
+}
+
+/** The first that fits. What Kubernetes called NAME-token-XXXXX until 1.24 has another name by now, and the same place. */
+function mountOf(name: string, mounts: VolumeMount[]): VolumeMount | undefined {
+  const named = mounts.find((each) => matchesAny([name], each.name));
+  if (named || !/-token-/.test(name)) return named;
+  return mounts.find(({ mountPath }) => mountPath === SERVICE_ACCOUNT);
 }
 
 /** {@link placeVolumes} with what the container of this pod has mounted, which is asked for only when a variable needs it. */

@@ -1,5 +1,6 @@
-import { applyEdits, type FormattingOptions, modify, type ParseError, parse, printParseErrorCode } from 'jsonc-parser';
+import { type ParseError, parse, printParseErrorCode } from 'jsonc-parser';
 import { LpkError } from '../agent/wire/errors.ts';
+import { added, replaced } from './jsonc-edit.ts';
 import type { Debugging } from './vscode-debug.ts';
 
 /** What `lpk connect` says when calls arrive here and the cluster is reached. */
@@ -83,22 +84,20 @@ export function withEntries(
   version: string,
   lists: { name: string; by: string; entries: Entry[] }[],
 ): string {
-  let made = text?.trim() ? text : '{}\n';
+  let made = text?.trim() ? text : '{\n}\n';
   let read = fieldsOf(path, made);
-  const set = (at: (string | number)[], value: unknown, isArrayInsertion = false) => {
-    const edits = modify(made, at, value, { formattingOptions: formattingOf(text ?? ''), isArrayInsertion });
-    made = applyEdits(made, edits);
+  const take = (changed: string) => {
+    made = changed;
     read = fieldsOf(path, made);
   };
-  if (read.version === undefined) set(['version'], version);
+  if (read.version === undefined) take(added(made, [], version, 'version'));
   for (const { name, by, entries } of lists) {
-    if (read[name] === undefined) set([name], []);
+    if (read[name] === undefined) take(added(made, [], [], name));
     for (const entry of entries) {
       const list = read[name];
       if (!Array.isArray(list)) throw new LpkError('profile-invalid', `${path}: "${name}" is not a list`);
       const there = list.findIndex((each) => each?.[by] === entry[by]);
-      if (there >= 0) set([name, there], entry);
-      else set([name, list.length], entry, true);
+      take(there >= 0 ? replaced(made, [name, there], entry) : added(made, [name], entry));
     }
   }
   return made;
@@ -117,11 +116,4 @@ function fieldsOf(path: string, text: string): Record<string, unknown> {
     throw new LpkError('profile-invalid', `${path}:1:1: expected { … }; it was left as it is`);
   }
   return value as Record<string, unknown>;
-}
-
-/** As the file has it: its first indented line, its line ends. */
-function formattingOf(text: string): FormattingOptions {
-  const indent = /^([ \t]+)\S/m.exec(text)?.[1] ?? '  ';
-  const eol = text.includes('\r\n') ? '\r\n' : '\n';
-  return { insertSpaces: !indent.startsWith('\t'), tabSize: indent.startsWith('\t') ? 4 : indent.length, eol };
 }

@@ -1,13 +1,14 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { Ajv2020 } from 'ajv/dist/2020.js';
 import { parse } from 'yaml';
 import schema from '../../cli/lpk.schema.json' with { type: 'json' };
+import { connectTasks } from '../../cli/vscode-files.ts';
 import { endAll, Lpk } from './lpk.ts';
 import { eventually, freePort, Shop, service, sidecar, workload } from './shop.ts';
 import { Terminal } from './terminal.ts';
@@ -31,6 +32,11 @@ before(async () => {
         pod: { volumes: [{ name: 'allow-list', configMap: { name: 'lists' } }] },
       }),
       service('web', [[80, 8080]]),
+      workload('Deployment', 'bridge', {
+        container: { volumeMounts: [{ name: 'allow-list', mountPath: '/etc/lpk-bridge-test' }] },
+        pod: { volumes: [{ name: 'allow-list', configMap: { name: 'allow-list' } }] },
+      }),
+      { apiVersion: 'v1', kind: 'ConfigMap', metadata: { name: 'allow-list' }, data: { 'allow-list': 'ada, bob' } },
       workload('Deployment', 'late'),
       service('late', [[80, 8080]]),
       workload('Deployment', 'code'),
@@ -194,7 +200,23 @@ describe('lpk init', { concurrency: 2 }, () => {
     const terminal = await atTerminal(folder, ...args);
     const { beginsPattern, endsPattern } = tasks[0].problemMatcher.background;
     await terminal.shows(new RegExp(endsPattern));
-    assert.match(await terminal.shows(/proxy into the cluster/), new RegExp(beginsPattern));
+    // As VS Code, which looks at each line of the task's terminal: that of the task with a debugger, and of one without.
+    const lines = (await terminal.shows(/proxy into the cluster/)).split('\n');
+    const without = connectTasks('code', undefined, undefined)[0]
+      ?.problemMatcher as (typeof tasks)[0]['problemMatcher'];
+    const found = [beginsPattern, without.background.endsPattern, endsPattern].map((pattern) =>
+      lines.flatMap((line, i) => (new RegExp(pattern).test(line) ? [i] : [])),
+    );
+    assert.deepEqual(
+      found.map(({ length }) => length),
+      [1, 1, 1],
+      lines.join('\n'),
+    );
+    assert.deepEqual(
+      found.flat(),
+      found.flat().toSorted((a, b) => a - b),
+      lines.join('\n'),
+    );
     await attachDebugger(debugPort);
     await answers('code', 'laptop as code');
     await terminal.close(); // VS Code ends a task by ending its terminal
@@ -205,6 +227,33 @@ describe('lpk init', { concurrency: 2 }, () => {
         return left.length === 0 && left;
       }),
       [],
+    );
+  });
+
+  test('the KubernetesLocalProcessConfig.yaml of Microsoft’s documentation gives its variables', async () => {
+    const folder = code('bridge', await freePort());
+    const documented = path.join(import.meta.dirname, '../unit/cli/fixtures/KubernetesLocalProcessConfig.yaml');
+    copyFileSync(documented, path.join(folder, 'KubernetesLocalProcessConfig.yaml'));
+    const program = `const { env } = process, { readFileSync } = require('fs');
+      const own = Object.entries(env).filter(([name]) => /^(KUBERNETES_IN|ALLOW|MYAPP|DEBUG|DB_HOST)/.test(name));
+      const token = readFileSync(env.KUBERNETES_IN_CLUSTER_CONFIG_OVERRIDE + '/token', 'utf8').split('.').length;
+      console.log(JSON.stringify({ ...Object.fromEntries(own), list: readFileSync(env.ALLOW_LIST_PATH, 'utf8'), token }));`;
+    const options = ['-n', shop.namespace, '--no-wait'];
+    const lpk = runIn(folder, 'connect', 'deployment/bridge', ...options, '--', process.execPath, '-e', program);
+    assert.equal((await lpk.exit()).code, 0, `${lpk}`);
+    assert.deepEqual(JSON.parse(lpk.lines.find((line) => line.startsWith('{')) as string), {
+      KUBERNETES_IN_CLUSTER_CONFIG_OVERRIDE: '/var/run/secrets/kubernetes.io/serviceaccount',
+      ALLOW_LIST_PATH: '/etc/lpk-bridge-test/allow-list',
+      MYAPP1_SERVICE_HOST: 'myapp1/api/v1/',
+      MYAPP2_SERVICE_HOST: 'myapp2.mynamespace',
+      DEBUG_MODE: 'true',
+      DB_HOST: 'server-bridgetest123.database.windows.net',
+      list: 'ada, bob',
+      token: 3,
+    });
+    assert.ok(
+      lpk.events.some(({ text }) => String(text).endsWith('lpk has no ManagedIdentity')),
+      `${lpk}`,
     );
   });
 

@@ -31,6 +31,25 @@ test('a volume is where the command finds it; of several that fit, the first', (
   );
 });
 
+test('the token’s old name is its place of today', () => {
+  const set = { A: '$(volumeMounts:default-token-*)', B: '$(volumeMounts:shop-token-x7k2p)/token' };
+  assert.deepEqual(placed(set, (path) => path).set, { A: TOKEN, B: `${TOKEN}/token` });
+  const old = [{ name: 'default-token-1234', mountPath: '/elsewhere' }, ...mounts];
+  assert.deepEqual(
+    placeVolumes({ A: set.A }, old, (path) => path, assert.fail),
+    { A: '/elsewhere' },
+  );
+  assert.deepEqual(
+    placeVolumes(
+      { A: set.A },
+      [],
+      (path) => path,
+      () => {},
+    ),
+    {},
+  );
+});
+
 test('one that the pod has not is told, and the variable left out', () => {
   assert.deepEqual(
     placed({ A: '$(volumeMounts:secrets)/x', B: '1' }, (path) => path),

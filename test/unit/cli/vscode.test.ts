@@ -1,14 +1,14 @@
 /** tasks.json and launch.json: what is added, and that nothing else changes. */
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { spawn, spawnSync } from 'node:child_process';
+import { mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { parse } from 'jsonc-parser';
 import { addToVsCode } from '../../../cli/vscode.ts';
-import { debugging } from '../../../cli/vscode-debug.ts';
-import { connectTasks, withEntries } from '../../../cli/vscode-files.ts';
+import { type Debugging, debugging } from '../../../cli/vscode-debug.ts';
+import { connectTasks, launchConfiguration, leaveInput, withEntries } from '../../../cli/vscode-files.ts';
 
 const dir = mkdtempSync(join(tmpdir(), 'lpk-vscode-'));
 after(() => rmSync(dir, { recursive: true }));
@@ -41,17 +41,9 @@ const LAUNCH = `{
 }
 `;
 
-/** The lines of \`before\`, in order, that are not in \`after\`. */
-function lost(before: string, after: string): string[] {
-  const lines = after.split('\n').map((line) => line.trim().replace(/,$/, ''));
-  return before
-    .split('\n')
-    .map((line) => line.trim().replace(/,$/, ''))
-    .filter((line) => {
-      const at = lines.indexOf(line);
-      lines.splice(0, at + 1);
-      return at < 0;
-    });
+/** As it stands in a file, so many levels deep. */
+function indented(value: unknown, unit: string, depth: number): string {
+  return JSON.stringify(value, undefined, unit).replace(/^/gm, unit.repeat(depth));
 }
 
 test('existing files keep their comments and entries; a second time changes nothing', async () => {
@@ -64,9 +56,13 @@ test('existing files keep their comments and entries; a second time changes noth
   const output = { say: (text: string) => void said.push(text) };
   await addToVsCode(dir, given, output);
 
+  const command = ['npm', 'start'];
+  const debug = debugging(command) as Debugging;
+  const [connect, leave] = connectTasks('web', command, debug);
   const made = readFileSync(tasks, 'utf8');
-  assert.deepEqual(lost(TASKS, made), []);
-  assert.match(made, /\n\t\t\{\n\t\t\t"label": "lpk: web",\n/, 'in the file’s own indentation');
+  const list = `${indented(connect, '\t', 2)},\n${indented(leave, '\t', 2)},\n\t],\n`;
+  const inputs = `\t"inputs": [\n${indented(leaveInput('web'), '\t', 2)}\n\t],\n`;
+  assert.equal(made, TASKS.replace('\t],\n', list + inputs), 'all else as it was, to the byte');
   const parsed = parse(made, [], { allowTrailingComma: true });
   assert.deepEqual(
     parsed.tasks.map(({ label }: { label: string }) => label),
@@ -88,7 +84,9 @@ test('existing files keep their comments and entries; a second time changes noth
   ]);
 
   const launched = readFileSync(launch, 'utf8');
-  assert.deepEqual(lost(LAUNCH, launched), []);
+  const entry = indented(launchConfiguration('web', debug), '    ', 2);
+  const expected = LAUNCH.replace('        }\n    ],', `        },\n${entry}\n    ],`);
+  assert.equal(launched, expected, 'all else as it was, to the byte');
   const { configurations, compounds } = parse(launched);
   assert.deepEqual(compounds, []);
   assert.equal(configurations[0].name, 'tests');
@@ -107,7 +105,7 @@ test('existing files keep their comments and entries; a second time changes noth
   const again = parse(readFileSync(launch, 'utf8'));
   assert.equal(again.configurations.length, 2, 'replaced, not added once more');
   assert.equal(again.configurations[1].type, 'go');
-  assert.deepEqual(lost(LAUNCH, readFileSync(launch, 'utf8')), []);
+  assert.ok(readFileSync(launch, 'utf8').startsWith(LAUNCH.slice(0, LAUNCH.indexOf('        }\n    ],'))));
 });
 
 test('files are made where there are none; a program that lpk can’t debug gets the task only', async () => {
@@ -138,10 +136,50 @@ test('a file that is not JSON with comments is told with line and column, and no
   }
 });
 
-test('line ends stay as they are', () => {
-  const lists = [{ name: 'tasks', by: 'label', entries: [{ label: 'a' }] }];
-  const made = withEntries('tasks.json', '{\r\n  "tasks": [\r\n  ]\r\n}\r\n', '2.0.0', lists);
-  assert.doesNotMatch(made, /[^\r]\n/);
+test('wherever comments, commas and line ends are, they stay', () => {
+  const table: [what: string, text: string, made: string][] = [
+    [
+      'a comment behind the last item, and no comma',
+      '{\n  "version": "2.0.0",\n  "tasks": [\n    {"label":"x"} // x, no more\n    // the end\n  ]\n}',
+      '{\n  "version": "2.0.0",\n  "tasks": [\n    {"label":"x"}, // x, no more\n    // the end\n    {\n      "label": "a"\n    }\n  ]\n}',
+    ],
+    [
+      'a comma that is in a comment only',
+      '{"version": "2.0.0", "tasks": [{} /* , */]}',
+      '{"version": "2.0.0", "tasks": [{}, /* , */\n  {\n    "label": "a"\n  }\n]}',
+    ],
+    [
+      'brackets in comments and texts',
+      '{ // ]}\n  "x": "]}",\n  "version": "2.0.0",\n  "tasks": [] /* ] */, // }\n}\n',
+      '{ // ]}\n  "x": "]}",\n  "version": "2.0.0",\n  "tasks": [\n    {\n      "label": "a"\n    }\n  ] /* ] */, // }\n}\n',
+    ],
+    [
+      'nothing but a comment',
+      '{\n    // mine\n}\n',
+      '{\n    // mine\n    "version": "2.0.0",\n    "tasks": [\n        {\n            "label": "a"\n        }\n    ]\n}\n',
+    ],
+    [
+      'line ends of Windows',
+      '{\r\n  "version": "2.0.0",\r\n  "tasks": [\r\n  ]\r\n}\r\n',
+      '{\r\n  "version": "2.0.0",\r\n  "tasks": [\r\n    {\r\n      "label": "a"\r\n    }\r\n  ]\r\n}\r\n',
+    ],
+    [
+      'an entry that is ours, in the person’s own form',
+      '{ "version": "2.0.0", "tasks": [ { /* ours */ "label": "a" }, ] }',
+      '{ "version": "2.0.0", "tasks": [ { /* ours */ "label": "a" }, ] }',
+    ],
+    [
+      'an entry that was ours, among others',
+      '{ "version": "2.0.0", "tasks": [{"label":"a", "old": 1}, {"label":"b"}] } // b',
+      '{ "version": "2.0.0", "tasks": [{\n  "label": "a"\n}, {"label":"b"}] } // b',
+    ],
+  ];
+  for (const [what, text, expected] of table) {
+    const lists = [{ name: 'tasks', by: 'label', entries: [{ label: 'a' }] }];
+    const made = withEntries('tasks.json', text, '2.0.0', lists);
+    assert.equal(made, expected, what);
+    assert.equal(withEntries('tasks.json', made, '2.0.0', lists), made, `${what}, once more`);
+  }
 });
 
 type Matcher = { pattern: { regexp: string }; background: { beginsPattern: string; endsPattern: string } };
@@ -175,10 +213,17 @@ test('the problem matcher finds the ready line of lpk, and none before it', () =
   );
 });
 
-test('the problem matcher finds a fault of lpk.yaml', () => {
-  const { pattern } = matcher(undefined);
-  const found = new RegExp(pattern.regexp).exec('lpk: /code/lpk.yaml:3:5: profiles.web: "target" is missing');
-  assert.deepEqual(found?.slice(1), ['/code/lpk.yaml', '3', '5', 'profiles.web: "target" is missing']);
+test('the problem matcher finds a fault of lpk.yaml in what lpk connect says', () => {
+  const folder = mkdtempSync(join(dir, 'fault-'));
+  writeFileSync(join(folder, 'lpk.yaml'), 'profiles:\n  web:\n    namespace: shop\n');
+  const main = join(import.meta.dirname, '../../../cli/main.ts');
+  const { stderr } = spawnSync(process.execPath, [main, 'connect'], { cwd: folder, encoding: 'utf8' });
+  const found = stderr.split('\n').map((line) => new RegExp(matcher(undefined).pattern.regexp).exec(line));
+  const fault = [join(realpathSync(folder), 'lpk.yaml'), '3', '5', 'profiles.web: "target" is missing'];
+  assert.deepEqual(
+    found.filter(Boolean).map((each) => each?.slice(1)),
+    [fault],
+  );
 });
 
 test('with a debugger it is the program’s own line: Node’s', async () => {
