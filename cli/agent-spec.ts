@@ -34,6 +34,7 @@ export async function agentPodSpec(
     const chosen = options.transport === 'auto' ? transports : [options.transport];
     const like = options.like === undefined ? undefined : await likenessOf(cluster, parseTarget(options.like));
     const key = randomBytes(KEY_BYTES);
+    output.hide([key.toString('hex'), key.toString('base64')]);
     const spec: AgentPodSpec = {
       ...agentPorts(like?.pod.hostNetwork === true),
       session: newSessionId(),

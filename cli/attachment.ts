@@ -12,6 +12,7 @@ import { ListeningPorts } from '../proxy/listening.ts';
 import type { Route } from '../proxy/route.ts';
 import type { Tunnel } from '../proxy/tunnel.ts';
 import { AgentDialer } from './agent-dialer.ts';
+import type { LinkEvents } from './link-events.ts';
 
 export type AttachmentOptions = {
   cluster: Cluster;
@@ -29,13 +30,10 @@ export type AttachmentOptions = {
   whyEnded?: () => Promise<string>;
 };
 
-export type AttachmentEvents = {
-  attached: [{ pod: string; transport: Transport; rttMs: number }];
+export type AttachmentEvents = LinkEvents & {
   detached: [{ pod: string }];
-  linkDown: [{ pod: string; reason: string; holdMs: number }];
-  linkUp: [{ pod: string }];
-  /** Something that may mend itself, or that only part of the work suffers from. */
-  trouble: [LpkError];
+  /** A connection came for this port, where nothing listens. */
+  refused: [{ laptopPort: number }];
 };
 
 type Attached = { pod: string; tunnel: Tunnel; session: Session | undefined };
@@ -194,7 +192,10 @@ export class Attachment extends EventEmitter<AttachmentEvents> {
     deliverInbound(
       session,
       (podPort) => ports.get(podPort),
-      (laptopPort) => this.#listening.refused(laptopPort),
+      (laptopPort) => {
+        this.#listening.refused(laptopPort);
+        this.emit('refused', { laptopPort });
+      },
     );
     session.once('up', () => {
       for (const [podPort, laptopPort] of ports)

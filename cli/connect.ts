@@ -5,7 +5,7 @@ import { forgetHistory, restore, swapIn } from '../agent/deploy/apply.ts';
 import { agentBundle } from '../agent/deploy/bundle.ts';
 import { containerEnvironment } from '../agent/deploy/container-environment.ts';
 import { findTarget, parseTarget, type Target } from '../agent/deploy/find.ts';
-import { type Cluster, openCluster } from '../agent/deploy/kube.ts';
+import type { Cluster } from '../agent/deploy/kube.ts';
 import { preflight } from '../agent/deploy/preflight.ts';
 import { clusterNetwork } from '../agent/deploy/ranges.ts';
 import { rolloutState, waitRollout } from '../agent/deploy/rollout.ts';
@@ -17,6 +17,7 @@ import { type Door, openDoor } from '../proxy/door.ts';
 import { Route } from '../proxy/route.ts';
 import { canAsk, openAsk } from './ask.ts';
 import { Attachment } from './attachment.ts';
+import { openCluster } from './cluster.ts';
 import { ClusterNames } from './cluster-names.ts';
 import { expectCapture, runCommand } from './command.ts';
 import type { ConnectOptions } from './connect-options.ts';
@@ -24,6 +25,7 @@ import { assertCommand } from './launch.ts';
 import type { LeaseKeeper } from './lease-keeper.ts';
 import { type Leave, untilLeaving } from './leave.ts';
 import { offerRestore } from './left-behind.ts';
+import { countFailures, tellLinks } from './link-events.ts';
 import { makeRoom, whenFree } from './make-room.ts';
 import { failing, type Output } from './output.ts';
 import { mapPorts } from './ports.ts';
@@ -50,11 +52,12 @@ export async function connect(options: ConnectOptions, output: Output): Promise<
   return untilLeaving(
     { undo, say: (line) => output.say(line), crashed: (error) => output.fail(error), remedy: () => remedy },
     async (leave) => {
+      output.sayLog();
       if (options.command) {
         assertCommand(options.command.program);
         expectCapture(options.capture);
       }
-      const cluster = await openCluster(options);
+      const cluster = await openCluster(options, output);
       undo.add('close the connections to the cluster', async () => cluster.close());
       void offerRestore(cluster, output);
       const finding = output.step(`finding ${options.target} in ${cluster.namespace} (${cluster.context})`, 'find');
@@ -75,7 +78,7 @@ export async function connect(options: ConnectOptions, output: Output): Promise<
       if (options.proxyPort > 0) needed.push(options.proxyPort);
       await freePorts(needed, { free: options.freePorts, ask: canAsk(output) ? openAsk : undefined, output });
 
-      const route = new Route();
+      const route = new Route(countFailures(output));
       const door = await openDoor({ port: options.proxyPort, dial: route.dial });
       undo.add('close the proxy', () => door.close());
 
@@ -92,7 +95,9 @@ export async function connect(options: ConnectOptions, output: Output): Promise<
         remedy,
         signal: leave.signal,
       });
-      report(attachment, output);
+      tellLinks(attachment, output);
+      attachment.on('detached', ({ pod }) => output.say(`pod ${pod} is gone`, 'detached', { pod }));
+      attachment.on('refused', ({ laptopPort }) => output.count('failed', `call to 127.0.0.1:${laptopPort} refused`));
       const rollout = output.step(`rolling out the agent in ${name}`, 'rollout');
       const session = await Promise.race([
         attachment.over,
@@ -125,6 +130,7 @@ export async function connect(options: ConnectOptions, output: Output): Promise<
         const { over } = attachment;
         const volumes = await podsVolumes({ options, cluster, target, attachment, leave, undo, output });
         const all = { ...image, ...pod, ...volumes?.env };
+        output.hide(Object.values({ ...all, ...environment.set }), [target.name, target.namespace, ...attachment.pods]);
         const set = await withVolumePlaces(environment.set, {
           ...{ cluster, namespace: target.namespace, pod: attachment.pods[0] as string, container: target.container },
           ...{ place: volumes?.find, output },
@@ -172,6 +178,7 @@ async function swap({
   const chosen = options.transport === 'auto' ? transports : [options.transport];
   const { silenceMs, restorer } = guard.lease ?? { silenceMs: options.restoreAfterMs, restorer: false };
   const key = randomBytes(KEY_BYTES);
+  output.hide([key.toString('hex'), key.toString('base64')]);
   const spec = {
     ...agentPorts(target.hostNetwork),
     session: newSessionId(),
@@ -251,29 +258,6 @@ async function putBack(
   step.done(outcome, { outcome: workload, kept });
   for (const field of kept)
     output.say(`changed by somebody else meanwhile, left as it is: ${field}`, 'kept', { field });
-}
-
-function report(attachment: Attachment, output: Output): void {
-  attachment.on('attached', ({ pod, transport, rttMs }) =>
-    output.say(`connected to pod ${pod} by ${transport}, ${rttMs.toFixed(1)} ms away`, 'attached', {
-      pod,
-      transport,
-      rttMs,
-    }),
-  );
-  attachment.on('detached', ({ pod }) => output.say(`pod ${pod} is gone`, 'detached', { pod }));
-  attachment.on('linkDown', ({ pod, reason, holdMs }) =>
-    output.warn(
-      `link to pod ${pod} lost (${reason}); its connections are kept for ${Math.round(holdMs / 1_000)} s`,
-      'link-down',
-      {
-        pod,
-        holdMs,
-      },
-    ),
-  );
-  attachment.on('linkUp', ({ pod }) => output.say(`link to pod ${pod} is back`, 'link-up', { pod }));
-  attachment.on('trouble', (error) => output.warn(error.message, 'trouble', { code: error.code }));
 }
 
 function announce(given: {

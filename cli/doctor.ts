@@ -2,7 +2,7 @@ import { execFile } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { release } from 'node:os';
 import { promisify } from 'node:util';
-import { type Cluster, openCluster } from '../agent/deploy/kube.ts';
+import type { Cluster } from '../agent/deploy/kube.ts';
 import {
   missingRights,
   type Right,
@@ -15,6 +15,7 @@ import { LpkError } from '../agent/wire/errors.ts';
 import { hostResolvers, systemDnsFacts, systemDnsWay } from '../dns/system.ts';
 import { captureSupport } from '../proxy/capture/capture.ts';
 import { findTun2socks } from '../proxy/tun-program.ts';
+import { openCluster } from './cluster.ts';
 import { HINTS } from './hints.ts';
 import type { Output } from './output.ts';
 import type { ClusterOptions } from './verb.ts';
@@ -40,9 +41,14 @@ export async function doctor(options: ClusterOptions, output: Output): Promise<n
     const lines = [`${mark} ${name}: ${text}`, ...(ok || !remedy ? [] : [`  → ${remedy}`])];
     output.result(lines.join('\n'), 'finding', finding);
   };
-  for (const look of [node, kernel, capture, userNamespaces, tun, resolver]) tell(await look());
-  for await (const finding of cluster(options)) tell(finding);
+  for await (const finding of findings(options, output)) tell(finding);
   return broken ? 1 : 0;
+}
+
+/** What there is to be found out: first of this computer, then of the cluster. Never throws: what can't be asked is a finding. */
+export async function* findings(options: ClusterOptions, output: Output): AsyncGenerator<Finding> {
+  for (const look of [node, kernel, capture, userNamespaces, tun, resolver]) yield await look();
+  yield* cluster(options, output);
 }
 
 function node(): Finding {
@@ -114,10 +120,10 @@ async function resolver(): Promise<Finding> {
   return { name: 'resolver', ok: servers.length > 0, text, remedy: 'name a nameserver in /etc/resolv.conf' };
 }
 
-async function* cluster(options: ClusterOptions): AsyncGenerator<Finding> {
+async function* cluster(options: ClusterOptions, output: Output): AsyncGenerator<Finding> {
   let opened: Cluster;
   try {
-    opened = await openCluster(options);
+    opened = await openCluster(options, output);
     const { gitVersion } = await opened.request('GET', '/version', { timeoutMs: 10_000 });
     const text = `${opened.context} at ${opened.server}, Kubernetes ${gitVersion}, user ${opened.user}`;
     yield { name: 'cluster', ok: true, needed: true, text };

@@ -1,8 +1,8 @@
 import { containerEnvironment } from '../agent/deploy/container-environment.ts';
 import { findTarget, parseTarget } from '../agent/deploy/find.ts';
-import { openCluster } from '../agent/deploy/kube.ts';
 import { workloadName } from '../agent/deploy/workload.ts';
 import { LpkError } from '../agent/wire/errors.ts';
+import { openCluster } from './cluster.ts';
 import type { EnvFormat, EnvOptions } from './env-options.ts';
 import { childEnvironment } from './environment.ts';
 import type { Output } from './output.ts';
@@ -10,7 +10,7 @@ import { shellLines } from './proxy-env.ts';
 
 /** `lpk env`: what the pod's container has, as a command of `lpk connect` would get it. */
 export async function env(options: EnvOptions, output: Output): Promise<number> {
-  const cluster = await openCluster(options);
+  const cluster = await openCluster(options, output);
   try {
     const { container } = options;
     const target = await findTarget(cluster, parseTarget(options.target), { container });
@@ -19,6 +19,7 @@ export async function env(options: EnvOptions, output: Output): Promise<number> 
       const why = 'no pod of it runs, its image has no cat, or the right to create pods/exec is missing';
       throw new LpkError('not-found', `the variables of ${workloadName(target)} can't be read: ${why}`);
     }
+    output.hide(Object.values(pod));
     const { env: variables } = childEnvironment({ laptop: {}, pod, choice: options.environment });
     const names = Object.keys(variables).sort();
     const sorted = Object.fromEntries(names.map((name) => [name, variables[name] as string]));

@@ -12,11 +12,10 @@ export const HINTS: Record<ErrorCode, string> = {
   cancelled: 'nothing to do: it was stopped on request',
   'too-many-streams': 'close connections that are no longer used, or run fewer at once',
   'address-in-use': 'another process in the pod listens on that port; name another with -p LOCAL:CONTAINER',
-  internal: 'run it again with LPK_DEBUG=1 and report what it prints',
+  internal: '`lpk diagnose` writes a bundle without secrets; report it with what you did',
   // the link
   protocol: 'something between here and the agent changes the traffic; try --transport port-forward',
-  'limit-exceeded':
-    'one side sent more than the protocol allows; run it again with LPK_DEBUG=1 and report what it prints',
+  'limit-exceeded': 'one side sent more than the protocol allows; report it with the bundle that `lpk diagnose` writes',
   'link-lost': 'check the network and the VPN, then connect again; `lpk restore` puts the workload back',
   'session-unknown': 'the agent was restarted or gave the session up; connect again',
   'version-mismatch': 'the pod runs the agent of another lpk; `lpk restore` the workload, then connect again',

@@ -1,8 +1,8 @@
 import { join } from 'node:path';
-import { openCluster } from '../agent/deploy/kube.ts';
 import { listContexts } from '../agent/deploy/kubeconfig.ts';
 import { type Ask, canAsk, openAsk, withoutAsking } from './ask.ts';
 import { readBridgeConfig } from './bridge-config.ts';
+import { openCluster } from './cluster.ts';
 import { askName, askProfile } from './init.ts';
 import type { InitOptions } from './init-options.ts';
 import type { Output } from './output.ts';
@@ -47,7 +47,7 @@ export async function questions(options: InitOptions, ask: Ask, output: Output):
     ask,
     output,
     contexts: await listContexts(kubeconfig),
-    open: (where) => openCluster({ ...(kubeconfig ? { kubeconfig } : {}), ...where }),
+    open: (where) => openCluster({ ...(kubeconfig ? { kubeconfig } : {}), ...where }, output),
     bridge: readBridgeConfig(folder),
   });
 }

@@ -1,12 +1,14 @@
-import { existsSync, readFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { release } from 'node:os';
 import yargs, { type Argv } from 'yargs';
 import { type ErrorCode, LpkError } from '../agent/wire/errors.ts';
+import { loggedCommandLine } from './command-line.ts';
 import { connectVerb } from './connect-options.ts';
 import { doctorVerb } from './doctor-options.ts';
 import { envVerb } from './env-options.ts';
 import { initVerb } from './init-options.ts';
 import { changesFolders, undoLeftovers } from './laptop-changes.ts';
+import { Log } from './log.ts';
+import { secretVariables } from './mask.ts';
 import { nearest } from './nearest-word.ts';
 import { Output } from './output.ts';
 import { proxyVerbs } from './proxy-options.ts';
@@ -17,6 +19,7 @@ import { servicesVerb } from './services-options.ts';
 import { stateFolderName } from './state-folder.ts';
 import { statusVerb } from './status-options.ts';
 import type { Verb, VerbGroup, Words } from './verb.ts';
+import { version } from './version.ts';
 
 const VERBS: (Verb | VerbGroup)[] = [
   connectVerb,
@@ -51,8 +54,11 @@ async function main(args: string[]): Promise<number> {
   });
   try {
     const chosen = await read(words);
+    if (chosen && !chosen.verb.offline) keepLog(chosen, command, output);
     if (chosen) await undoLeftovers(changesFolders(stateFolderName()), (line) => output.say(line, 'leftover'));
-    return chosen ? await chosen.verb.run(chosen.words, command, output) : 0;
+    const exitCode = chosen ? await chosen.verb.run(chosen.words, command, output) : 0;
+    output.note('end', 'lpk ends', { exitCode });
+    return exitCode;
   } catch (error) {
     return failed(output, error);
   } finally {
@@ -66,9 +72,20 @@ function failed(output: Output, error: unknown): number {
   return error instanceof LpkError ? (EXIT_CODES[error.code] ?? 1) : 1;
 }
 
+function keepLog({ name, words }: Chosen, command: string[] | undefined, output: Output): void {
+  const log = Log.open(name.replace(' ', '-'));
+  output.keepLog(log, words.verbose === true);
+  output.hide(secretVariables(process.env));
+  const { versions, platform, arch, pid } = process;
+  output.note('start', loggedCommandLine(name, words, command), { pid });
+  output.note('start', `lpk ${version()}, Node ${versions.node}, ${platform} ${release()} on ${arch}`);
+}
+
+type Chosen = { verb: Verb; name: string; words: Words };
+
 /** Which verb, with which options; undefined when yargs answered by itself (`--help`, `--version`). */
-async function read(args: string[]): Promise<{ verb: Verb; words: Words } | undefined> {
-  let chosen: { verb: Verb; words: Words } | undefined;
+async function read(args: string[]): Promise<Chosen | undefined> {
+  let chosen: Chosen | undefined;
   let line: Argv = yargs(args)
     .scriptName('lpk')
     .usage('lpk: run a local process as if it were inside a Kubernetes cluster\n\nUsage: $0 VERB [OPTIONS]')
@@ -92,7 +109,7 @@ async function read(args: string[]): Promise<{ verb: Verb; words: Words } | unde
       verb.describe,
       (words) => verb.options(words).example(verb.examples).usage(`lpk ${before}${verb.command}\n\n${verb.describe}`),
       (found) => {
-        chosen = { verb, words: found };
+        chosen = { verb, name: `${before}${nameOf(verb)}`, words: found };
       },
     );
   for (const entry of VERBS) {
@@ -139,14 +156,6 @@ function nameOf(verb: { command: string }): string {
 /** Asked before yargs reads the line, so that an error in the line is told in the right format too. */
 function asksForJson(words: string[]): boolean {
   return /(^|\n)(-o|--output)[=\n]json(\n|$)/.test(words.join('\n'));
-}
-
-/** The package.json beside this room when run from the checkout, one folder further up in the published package. */
-function version(): string {
-  const file = ['../package.json', '../../package.json']
-    .map((path) => join(import.meta.dirname, path))
-    .find((path) => existsSync(path)) as string;
-  return JSON.parse(readFileSync(file, 'utf8')).version;
 }
 
 process.exit(await main(process.argv.slice(2)));

@@ -1,5 +1,6 @@
 import { LpkError } from '../agent/wire/errors.ts';
 import { HINTS } from './hints.ts';
+import type { Log } from './log.ts';
 
 export type Format = 'text' | 'json';
 
@@ -46,6 +47,8 @@ export class Output {
   #frame = 0;
   #timer: NodeJS.Timeout | undefined;
   #yielded = false;
+  #log: Log | undefined;
+  #verbose = false;
 
   constructor(options: {
     format: Format;
@@ -72,6 +75,7 @@ export class Output {
     let open = true;
     this.#steps.push(entry);
     this.#emit(event, { state: 'started', text, ...fields });
+    this.#log?.note(event, text, { state: 'started', ...fields });
     if (this.#hasLiveLine) this.#draw();
     else this.#line(`${text} …`);
 
@@ -80,7 +84,9 @@ export class Output {
       open = false;
       this.#steps = this.#steps.filter((other) => other !== entry);
       const seconds = (this.#nowMs() - entry.startedMs) / 1000;
-      this.#emit(event, { state, text: last, seconds: Number(seconds.toFixed(3)), ...more });
+      const all = { state, seconds: Number(seconds.toFixed(3)), ...more };
+      this.#emit(event, { ...all, text: last });
+      this.#log?.note(event, last, all);
       this.#line(`${mark} ${last} ${this.#paint('dim', `(${seconds.toFixed(1)} s)`)}`);
     };
     const shown: Step = {
@@ -88,6 +94,7 @@ export class Output {
         if (!open || now === entry.text) return;
         entry.text = now;
         this.#emit(event, { state: 'progress', text: now, ...more });
+        if (!this.#hasLiveLine) this.#log?.note(event, now, { state: 'progress', ...more }); // else it may be a clock
         if (this.#hasLiveLine) this.#draw();
         else this.#line(`${now} …`);
       },
@@ -100,13 +107,42 @@ export class Output {
   /** Says one thing to a person, and with `event` to a program. */
   say(text: string, event?: string, fields: Fields = {}): void {
     if (event) this.#emit(event, { text, ...fields });
+    this.#log?.note(event ?? 'say', text, fields);
     this.#line(text);
   }
 
   /** Like {@link say}, for what may be wrong. */
   warn(text: string, event = 'warning', fields: Fields = {}): void {
     this.#emit(event, { text, ...fields });
+    this.#log?.note(event, text, fields);
     this.#line(`${this.#paint('yellow', '!')} ${text}`);
+  }
+
+  /** From now on what is said is written down too, and `note` has a place; `verbose`: what is only written down is said as well. */
+  keepLog(log: Log, verbose: boolean): void {
+    this.#log = log;
+    this.#verbose = verbose;
+  }
+
+  /** Where the log is, for a person who may need it later. */
+  sayLog(): void {
+    if (this.#log?.path) this.say(`log: ${this.#log.path}`, 'log', { path: this.#log.path });
+  }
+
+  /** For the log alone: nothing secret, whatever filters it has. */
+  note(event: string, text: string, fields: Fields = {}): void {
+    const line = this.#log?.note(event, text, fields);
+    if (line && this.#verbose) this.#line(this.#paint('dim', line));
+  }
+
+  /** For the log: one of many of a kind, which are told together. */
+  count(event: string, what: string): void {
+    this.#log?.count(event, what);
+  }
+
+  /** Never to be in the log, wherever it turns up. @param but names that lpk itself says. */
+  hide(values: Iterable<string>, but?: Iterable<string>): void {
+    this.#log?.mask.hide(values, but);
   }
 
   /** What was asked for: a line on stdout, or its event. */
@@ -121,6 +157,8 @@ export class Output {
   fail(error: unknown): void {
     const { code, message } = describe(error);
     const hint = HINTS[code];
+    const logged = this.#log?.error(error);
+    if (logged && this.#verbose) this.#line(this.#paint('dim', logged));
     this.#emit('error', { code, message, hint });
     this.#lines([`${this.#paint('red', 'lpk:')} ${message}`, `  ${this.#paint('cyan', '→')} ${hint}`]);
     if (this.#debug) this.#lines(stacks(error));

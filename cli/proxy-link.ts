@@ -15,6 +15,7 @@ import type { Session } from '../agent/wire/session.ts';
 import type { Route } from '../proxy/route.ts';
 import type { Tunnel } from '../proxy/tunnel.ts';
 import { AgentDialer } from './agent-dialer.ts';
+import type { LinkEvents } from './link-events.ts';
 
 const RETRY_MS = 1_000;
 const MAX_RETRY_MS = 30_000;
@@ -27,13 +28,9 @@ export type ProxyLinkOptions = {
   route: Route;
 };
 
-export type ProxyLinkEvents = {
-  attached: [{ pod: string; transport: Transport; rttMs: number }];
+export type ProxyLinkEvents = LinkEvents & {
   /** The pod is gone; a new one is being made. */
   lost: [{ pod: string }];
-  linkDown: [{ pod: string; reason: string; holdMs: number }];
-  linkUp: [{ pod: string }];
-  trouble: [LpkError];
 };
 
 type Current = { uid: string; pod: string; tunnel: Tunnel | undefined };

@@ -101,6 +101,7 @@ const up: Verb = {
 
 const down: Verb = {
   command: 'down',
+  offline: true,
   describe: 'End a running proxy and wait until nothing of it is left',
   examples: [['lpk proxy down -n shop', 'when several run: the one into this namespace']],
   options: (words) => choiceOptions(words).option('all', { ...flag, describe: 'All of them' }),
@@ -113,6 +114,7 @@ const down: Verb = {
 
 const status: Verb = {
   command: 'status',
+  offline: true,
   describe: 'Show the running proxies: link, connections, bytes, doors',
   examples: [['lpk proxy status -o json', 'for programs']],
   options: choiceOptions,
@@ -125,6 +127,7 @@ const status: Verb = {
 
 const env: Verb = {
   command: 'env',
+  offline: true,
   describe: 'Print what makes a shell’s programs use a running proxy',
   examples: [
     ['eval "$(lpk proxy env)"', 'bash, zsh'],

@@ -2,14 +2,16 @@ import net from 'node:net';
 import { setTimeout as pause } from 'node:timers/promises';
 import v8 from 'node:v8';
 import { findSessions, removeOrphan } from '../agent/deploy/apply.ts';
-import { type Cluster, openCluster } from '../agent/deploy/kube.ts';
+import type { Cluster } from '../agent/deploy/kube.ts';
 import { type ClusterNetwork, clusterNetwork } from '../agent/deploy/ranges.ts';
 import { LpkError } from '../agent/wire/errors.ts';
 import { Route } from '../proxy/route.ts';
 import { agentPodSpec } from './agent-spec.ts';
+import { openCluster } from './cluster.ts';
 import { ClusterNames } from './cluster-names.ts';
 import { assertMayChangeLaptop } from './laptop-changes.ts';
 import { type Leave, untilLeaving } from './leave.ts';
+import { countFailures, tellLinks } from './link-events.ts';
 import { failing, type Output } from './output.ts';
 import { openControl, type ProxyStatus } from './proxy-control.ts';
 import { openDoors, type ProxyDoors } from './proxy-doors.ts';
@@ -35,14 +37,16 @@ export async function proxyUp(options: ProxyUpOptions, output: Output): Promise<
   return untilLeaving(
     { undo, say: (line) => output.say(line), crashed: (error) => output.fail(error), remedy: () => remedy },
     async (leave) => {
+      output.sayLog();
+      if (options.credentials) output.hide([options.credentials.password]);
       if (options.tun) assertMayChangeLaptop('--tun');
       if (options.systemDns) assertMayChangeLaptop('--system-dns');
-      const cluster = await openCluster(options);
+      const cluster = await openCluster(options, output);
       undo.add('close the connections to the cluster', async () => cluster.close());
       const where = `${cluster.namespace} (${cluster.context})`;
       remedy = `lpk restore --all -n ${cluster.namespace}`;
 
-      const route = new Route();
+      const route = new Route(countFailures(output));
       const asked = Promise.withResolvers<void>();
       const { spec, key, transports } = await agentPodSpec(options, cluster, output);
       const link = new ProxyLink({ cluster, spec, key, transports, route });
@@ -77,7 +81,8 @@ export async function proxyUp(options: ProxyUpOptions, output: Output): Promise<
       undo.add('close the doors', () => doors?.close() ?? Promise.resolve());
 
       await removeLeftovers(cluster, output);
-      report(link, output);
+      tellLinks(link, output);
+      link.on('lost', ({ pod }) => output.warn(`pod ${pod} is gone; a new one is made`, 'lost', { pod }));
       undo.add(`remove the agent’s pod from ${cluster.namespace}`, () => removing(link, where, output), remedy);
       const starting = output.step(`starting the agent’s pod in ${where}`, 'start', { session: spec.session });
       const [session, found] = await Promise.race([
@@ -115,26 +120,6 @@ async function removing(link: ProxyLink, where: string, output: Output): Promise
   const step = output.step(`removing the agent’s pod from ${where}`, 'remove');
   await link.close().catch(failing(step));
   step.done(`the agent’s pod is gone from ${where}`);
-}
-
-function report(link: ProxyLink, output: Output): void {
-  link.on('attached', ({ pod, transport, rttMs }) =>
-    output.say(`connected to pod ${pod} by ${transport}, ${rttMs.toFixed(1)} ms away`, 'attached', {
-      pod,
-      transport,
-      rttMs,
-    }),
-  );
-  link.on('lost', ({ pod }) => output.warn(`pod ${pod} is gone; a new one is made`, 'lost', { pod }));
-  link.on('linkDown', ({ pod, reason, holdMs }) =>
-    output.warn(
-      `link to pod ${pod} lost (${reason}); its connections are kept for ${Math.round(holdMs / 1_000)} s`,
-      'link-down',
-      { pod, holdMs },
-    ),
-  );
-  link.on('linkUp', ({ pod }) => output.say(`link to pod ${pod} is back`, 'link-up', { pod }));
-  link.on('trouble', (error) => output.warn(error.message, 'trouble', { code: error.code }));
 }
 
 function announce(taken: Taken, cluster: Cluster, output: Output, status: ProxyStatus): void {

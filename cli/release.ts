@@ -1,10 +1,10 @@
 import { createInterface } from 'node:readline/promises';
 import { findWorkload, parseTarget } from '../agent/deploy/find.ts';
-import { openCluster } from '../agent/deploy/kube.ts';
 import { release } from '../agent/deploy/release.ts';
 import { readWorkload, workloadName } from '../agent/deploy/workload.ts';
 import { sessionOf } from '../agent/restore/record.ts';
 import { LpkError } from '../agent/wire/errors.ts';
+import { openCluster } from './cluster.ts';
 import type { Output } from './output.ts';
 import { readableTime } from './readable-time.ts';
 import type { ReleaseOptions } from './release-options.ts';
@@ -13,7 +13,7 @@ import { whoAmI } from './whoami.ts';
 /** Ends the session that holds the target, whoever's it is. LpkError `not-found` when none does, and what requests throw. */
 export async function releaseSession(options: ReleaseOptions, output: Output): Promise<number> {
   const { kubeconfig, context, namespace } = options;
-  const cluster = await openCluster({ kubeconfig, context, namespace });
+  const cluster = await openCluster({ kubeconfig, context, namespace }, output);
   try {
     const workload = await findWorkload(cluster, parseTarget(options.target));
     const record = sessionOf(await readWorkload(cluster, workload));

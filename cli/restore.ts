@@ -6,11 +6,12 @@ import {
   restore as restoreWorkload,
 } from '../agent/deploy/apply.ts';
 import { findWorkload, parseTarget } from '../agent/deploy/find.ts';
-import { type Cluster, openCluster } from '../agent/deploy/kube.ts';
+import type { Cluster } from '../agent/deploy/kube.ts';
 import { waitRollout } from '../agent/deploy/rollout.ts';
 import { type WorkloadRef, workloadName } from '../agent/deploy/workload.ts';
 import type { RestoreOutcome } from '../agent/restore/put-back.ts';
 import { LpkError } from '../agent/wire/errors.ts';
+import { openCluster } from './cluster.ts';
 import type { Output } from './output.ts';
 import { runningProxies } from './proxy-control.ts';
 import type { RestoreOptions } from './restore-options.ts';
@@ -22,7 +23,7 @@ const STARTING_MS = 60_000;
 /** Puts back what a session left, from the cluster's own record of it. */
 export async function restore(options: RestoreOptions, output: Output): Promise<number> {
   const { kubeconfig, context, namespace } = options;
-  const cluster = await openCluster({ kubeconfig, context, namespace });
+  const cluster = await openCluster({ kubeconfig, context, namespace }, output);
   try {
     return await restoreSessions(cluster, options, { output, me: whoAmI() });
   } finally {

@@ -21,6 +21,7 @@ export async function run(options: RunOptions, output: Output): Promise<number> 
       remedy: () => 'lpk restore --all',
     },
     async (leave) => {
+      output.sayLog();
       assertCommand(options.command.program);
       expectCapture(options.capture);
       const way = await findWay(options, undo, output);

@@ -1,6 +1,7 @@
 import { isOurPodName, isOurs } from '../agent/deploy/agent-container.ts';
-import { type Cluster, type Json, openCluster } from '../agent/deploy/kube.ts';
+import type { Cluster, Json } from '../agent/deploy/kube.ts';
 import { LpkError } from '../agent/wire/errors.ts';
+import { openCluster } from './cluster.ts';
 import type { Output } from './output.ts';
 import type { ServicesOptions } from './services-options.ts';
 
@@ -23,7 +24,7 @@ const SHOWN_ENDPOINTS = 3;
 
 /** `lpk services`: a table, or an object for each. */
 export async function services(options: ServicesOptions, output: Output): Promise<number> {
-  const cluster = await openCluster(options);
+  const cluster = await openCluster(options, output);
   try {
     const { namespace } = cluster;
     const within = options.allNamespaces ? '' : `/namespaces/${namespace}`;

@@ -1,6 +1,7 @@
 import { type FoundSession, findSessions } from '../agent/deploy/apply.ts';
-import { type Cluster, openCluster } from '../agent/deploy/kube.ts';
+import type { Cluster } from '../agent/deploy/kube.ts';
 import { workloadName } from '../agent/deploy/workload.ts';
+import { openCluster } from './cluster.ts';
 import type { Output } from './output.ts';
 import { runningProxies } from './proxy-control.ts';
 import { readableSpan, readableTime } from './readable-time.ts';
@@ -11,7 +12,7 @@ import { type Person, whoAmI } from './whoami.ts';
 /** Who holds what, from the cluster's own record of it; and what runs on this laptop. */
 export async function status(options: StatusOptions, output: Output): Promise<number> {
   const { kubeconfig, context, namespace } = options;
-  const cluster = await openCluster({ kubeconfig, context, namespace });
+  const cluster = await openCluster({ kubeconfig, context, namespace }, output);
   try {
     const running = (await runningProxies({ namespace: undefined, context: undefined })).map((each) => each.status);
     await tellSessions(cluster, options, {

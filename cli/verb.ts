@@ -19,6 +19,8 @@ export type Verb = {
    * @throws LpkError `usage` and whatever the verb's work throws.
    */
   run(words: Words, command: string[] | undefined, output: Output): Promise<number>;
+  /** It asks no cluster anything: there is nothing to keep a log of. */
+  offline?: true;
 };
 
 /** Verbs that share a word: `proxy up`, `proxy down`. */
@@ -54,7 +56,8 @@ export function clusterOptions(words: Argv): Argv {
       string: true,
       requiresArg: true,
       describe: 'text, or json: one object per line on stdout',
-    });
+    })
+    .option('verbose', { boolean: true, describe: 'Show on stderr what else goes into the log' });
 }
 
 export function readClusterOptions(words: Words): ClusterOptions {

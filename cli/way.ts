@@ -1,4 +1,3 @@
-import { openCluster } from '../agent/deploy/kube.ts';
 import { type ClusterNetwork, clusterNetwork } from '../agent/deploy/ranges.ts';
 import { Responder } from '../dns/responder.ts';
 import { openDoor } from '../proxy/door.ts';
@@ -6,7 +5,9 @@ import type { Dial } from '../proxy/flow.ts';
 import { Route } from '../proxy/route.ts';
 import { dialThroughSocks } from '../proxy/socks5-client.ts';
 import { agentPodSpec } from './agent-spec.ts';
+import { openCluster } from './cluster.ts';
 import { ClusterNames } from './cluster-names.ts';
+import { countFailures, tellLinks } from './link-events.ts';
 import type { Output } from './output.ts';
 import { askingOf, onlyProxy, type ProxyAccess, type Resolved, type RunningProxy } from './proxy-control.ts';
 import { ProxyLink } from './proxy-link.ts';
@@ -29,12 +30,13 @@ export type Way = {
 /** By the proxy that runs, else by an agent of the command's own. LpkError `usage` when several run and none is named. */
 export async function findWay(options: RunOptions, undo: Undo, output: Output): Promise<Way> {
   const only = await onlyProxy({ namespace: options.namespace, context: options.context });
-  return only ? await throughRunning(only) : await throughOwn(options, undo, output);
+  return only ? await throughRunning(only, output) : await throughOwn(options, undo, output);
 }
 
-async function throughRunning(proxy: RunningProxy): Promise<Way> {
+async function throughRunning(proxy: RunningProxy, output: Output): Promise<Way> {
   const { namespace, context } = proxy.status;
   const access = await proxy.access();
+  if (access.credentials) output.hide([access.credentials.password]);
   return {
     dial: dialThroughSocks(access),
     askDns: (message) => proxy.resolve(message),
@@ -45,17 +47,13 @@ async function throughRunning(proxy: RunningProxy): Promise<Way> {
 }
 
 async function throughOwn(options: RunOptions, undo: Undo, output: Output): Promise<Way> {
-  const cluster = await openCluster(options);
+  const cluster = await openCluster(options, output);
   undo.add('close the connections to the cluster', async () => cluster.close());
   const where = `${cluster.namespace} (${cluster.context})`;
   const { spec, key, transports } = await agentPodSpec(options, cluster, output);
-  const route = new Route();
+  const route = new Route(countFailures(output));
   const link = new ProxyLink({ cluster, spec, key, transports, route });
-  link.on('trouble', (error) => output.warn(error.message, 'trouble', { code: error.code }));
-  link.on('linkDown', ({ reason, holdMs }) =>
-    output.warn(`link lost (${reason}); connections are kept for ${Math.round(holdMs / 1_000)} s`, 'link-down'),
-  );
-  link.on('linkUp', () => output.say('the link is back', 'link-up'));
+  tellLinks(link, output);
   const remedy = `lpk restore --all -n ${cluster.namespace}`;
   undo.add(`remove the agent’s pod from ${cluster.namespace}`, () => link.close(), remedy);
   const step = output.step(`starting an agent’s pod in ${where}`, 'start', { session: spec.session });

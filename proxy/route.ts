@@ -21,6 +21,12 @@ const FAILURES: ReadonlySet<ErrorCode> = new Set([
 export class Route {
   #tunnels: Tunnel[] = [];
   #failures = new Map<string, number>();
+  #failed: (code: ErrorCode, flow: Flow) => void;
+
+  /** @param failed hears of each flow that failed before it was open, and not because its client left. */
+  constructor(failed: (code: ErrorCode, flow: Flow) => void = () => {}) {
+    this.#failed = failed;
+  }
 
   add(tunnel: Tunnel): void {
     this.#tunnels.push(tunnel);
@@ -41,7 +47,10 @@ export class Route {
     const failedLately = failedAt !== undefined && performance.now() - failedAt < REMEMBER_FAILURE_MS;
     stream.opened.then(
       () => this.#failures.delete(key),
-      ({ code }: LpkError) => FAILURES.has(code) && this.#remember(key),
+      ({ code }: LpkError) => {
+        if (FAILURES.has(code)) this.#remember(key);
+        if (code !== 'cancelled') this.#failed(code, flow);
+      },
     );
     return { stream, opened: stream.opened, replyEarly: session.link.rttMs > REPLY_EARLY_RTT_MS && !failedLately };
   };

@@ -37,6 +37,14 @@ export type Cluster = {
   close(): void;
 };
 
+/** Sees what is asked of the API server; its bodies it does not. */
+export type ClusterObserver = {
+  /** One request's answer up to its headers: `status`, or `failure`, the code of what kept it away. */
+  answered(seen: { method: Method; path: string; ms: number; status?: number; failure?: string }): void;
+  /** What is sent to say who we are: for who must keep it out of what is written down. */
+  credentials(credentials: Credentials): void;
+};
+
 const TIMEOUT_MS = 20_000;
 /** A watch that says nothing this long is begun anew: the API server sends a bookmark about every minute. */
 const WATCH_SILENCE_MS = 90_000;
@@ -45,9 +53,14 @@ const MAX_RETRIES = 5;
 const MAX_BACKOFF_MS = 5_000;
 
 /** Reads the kubeconfig (`KUBECONFIG`, else `~/.kube/config`); connects on the first request. LpkError `kubeconfig-invalid`. */
-export async function openCluster(options: LoginOptions = {}): Promise<Cluster> {
+export async function openCluster(options: LoginOptions = {}, observer?: ClusterObserver): Promise<Cluster> {
   const login = await readLogin(options);
   const { server, user } = login;
+  const credentialsFor = async (anew?: boolean) => {
+    const credentials = await login.credentials(anew);
+    observer?.credentials(credentials);
+    return credentials;
+  };
   const base = new URL(server);
   const secure = base.protocol === 'https:';
   const transport = secure ? https : http;
@@ -62,14 +75,16 @@ export async function openCluster(options: LoginOptions = {}): Promise<Cluster> 
     options: RequestOptions & { watching?: boolean },
     anew = false,
   ) {
-    const credentials = await login.credentials(anew);
-    const { headers, agent, ...tls } = credentials;
+    const { headers, agent, ...tls } = await credentialsFor(anew);
     const body = options.body === undefined ? undefined : Buffer.from(JSON.stringify(options.body));
     const query = new URLSearchParams();
     for (const [name, value] of Object.entries(options.query ?? {})) {
       if (value !== undefined) query.set(name, String(value));
     }
     const target = `${base.pathname.replace(/\/$/, '')}${path}${query.size > 0 ? `?${query}` : ''}`;
+    const begunAt = performance.now();
+    const seen = (outcome: { status: number } | { failure: string }) =>
+      observer?.answered({ method, path, ms: Math.round(performance.now() - begunAt), ...outcome });
     return await new Promise<Answer>((resolve, reject) => {
       const request = transport.request({
         ...(secure ? tls : {}),
@@ -91,8 +106,13 @@ export async function openCluster(options: LoginOptions = {}): Promise<Cluster> 
         const silent = `can't reach the cluster at ${server}: no answer within ${(options.timeoutMs ?? TIMEOUT_MS) / 1000} s`;
         request.destroy(new LpkError('cluster-unreachable', silent));
       });
-      request.on('response', (response) => resolve({ response, status: response.statusCode ?? 0 }));
+      request.on('response', (response) => {
+        const { statusCode: status = 0 } = response;
+        seen({ status });
+        resolve({ response, status });
+      });
       request.on('error', (error) => {
+        seen({ failure: systemCode(error) ?? error.name });
         // A kept connection that the API server closed while the request was on its way: nothing was answered, so ask again.
         if (request.reusedSocket && (systemCode(error) === 'ECONNRESET' || systemCode(error) === 'EPIPE')) {
           exchange(method, path, options).then(resolve, reject);
@@ -218,7 +238,7 @@ export async function openCluster(options: LoginOptions = {}): Promise<Cluster> 
     user,
     request,
     follow,
-    tlsOptions: login.credentials,
+    tlsOptions: credentialsFor,
     close: () => keepAlive.destroy(),
   };
 }

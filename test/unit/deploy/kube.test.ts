@@ -6,7 +6,7 @@ import net from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, type TestContext, test } from 'node:test';
-import { type Cluster, openCluster } from '../../../agent/deploy/kube.ts';
+import { type Cluster, type ClusterObserver, openCluster } from '../../../agent/deploy/kube.ts';
 import { retryOnConflict } from '../../../agent/restore/api.ts';
 import { LpkError } from '../../../agent/wire/errors.ts';
 
@@ -15,7 +15,7 @@ import { LpkError } from '../../../agent/wire/errors.ts';
 const dir = mkdtempSync(path.join(tmpdir(), 'lpk-kube-'));
 after(() => rmSync(dir, { recursive: true }));
 
-async function clusterAt(server: string, user: object = { token: 't' }): Promise<Cluster> {
+async function clusterAt(server: string, user: object = { token: 't' }, observer?: ClusterObserver): Promise<Cluster> {
   const kubeconfig = path.join(dir, 'config');
   writeFileSync(
     kubeconfig,
@@ -26,13 +26,13 @@ async function clusterAt(server: string, user: object = { token: 't' }): Promise
       'current-context': 'x',
     }),
   );
-  return await openCluster({ kubeconfig });
+  return await openCluster({ kubeconfig }, observer);
 }
 
 type Answer = (request: http.IncomingMessage, response: http.ServerResponse) => void;
 
 /** Answers the first request with the first answer, and so on; the last one stays. */
-async function scripted(t: TestContext, answers: Answer[], user?: object) {
+async function scripted(t: TestContext, answers: Answer[], user?: object, observer?: ClusterObserver) {
   const requests: { method?: string; url?: string; headers: http.IncomingHttpHeaders; body: string }[] = [];
   const server = http.createServer(async (request, response) => {
     let body = '';
@@ -42,7 +42,11 @@ async function scripted(t: TestContext, answers: Answer[], user?: object) {
   });
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
-  const cluster = await clusterAt(`http://127.0.0.1:${(server.address() as net.AddressInfo).port}/gateway/`, user);
+  const cluster = await clusterAt(
+    `http://127.0.0.1:${(server.address() as net.AddressInfo).port}/gateway/`,
+    user,
+    observer,
+  );
   t.after(() => {
     cluster.close();
     server.close();
@@ -56,6 +60,7 @@ const json =
   (_, response) => {
     response.writeHead(status, headers).end(JSON.stringify(body));
   };
+const hangUp: Answer = (request) => request.socket.destroy();
 const failure = (code: number, message = 'no') => ({ kind: 'Status', code, message });
 
 test('a request carries the path of the server, the query, the body and who we are', async (t) => {
@@ -66,6 +71,24 @@ test('a request carries the path of the server, the query, the body and who we a
   assert.deepEqual([request?.method, request?.url, request?.body], ['PATCH', '/gateway/api/v1/x?a=b+c', '[1]']);
   assert.equal(request?.headers.authorization, 'Bearer t');
   assert.equal(request?.headers['content-type'], 'application/json-patch+json');
+});
+
+test('an observer sees each request and how it went, and who we say we are; no query and no body', async (t) => {
+  const seen: object[] = [];
+  const said = new Set<unknown>();
+  const { cluster } = await scripted(t, [json(401, failure(401)), json(201, { secret: 1 }), hangUp], undefined, {
+    answered: ({ ms, ...rest }) => seen.push({ ...rest, timed: ms >= 0 }),
+    credentials: ({ headers }) => said.add(headers.Authorization),
+  });
+  await cluster.request('POST', '/api/v1/x', { body: { secret: 1 }, query: { a: 1 } });
+  await assert.rejects(cluster.request('GET', '/y'));
+  await cluster.tlsOptions();
+  assert.deepEqual(seen.slice(0, 2), [
+    { method: 'POST', path: '/api/v1/x', timed: true, status: 401 },
+    { method: 'POST', path: '/api/v1/x', timed: true, status: 201 },
+  ]);
+  assert.deepEqual(seen.at(-1), { method: 'GET', path: '/y', timed: true, failure: 'ECONNRESET' });
+  assert.deepEqual([...said], ['Bearer t']);
 });
 
 test('a 401 is asked once more with new credentials', async (t) => {

@@ -26,9 +26,9 @@ function tunnelOver(pair: SessionPair): Tunnel {
   } as Tunnel;
 }
 
-async function routed(t: TestContext): Promise<{ route: Route; pair: SessionPair; dialled: Stream[] }> {
+async function routed(t: TestContext, failed?: ConstructorParameters<typeof Route>[0]) {
   const pair = await SessionPair.open(t);
-  const route = new Route();
+  const route = new Route(failed);
   route.add(tunnelOver(pair));
   const dialled: Stream[] = [];
   pair.agent.on('stream', (stream) => dialled.push(stream));
@@ -111,4 +111,21 @@ test('a client that leaves, or a link that is lost, says nothing about the desti
     assert.equal(route.dial(FLOW).replyEarly, true, code);
     await until(() => dialled.length > before + 1, 'dialled');
   }
+});
+
+test('who wants to hears of what failed, not of what was open or given up', async (t) => {
+  const heard: string[] = [];
+  const { route, dialled } = await routed(t, (code, { host, port }) => heard.push(`${host}:${port} ${code}`));
+  const [refused, given, open] = [1, 2, 3].map((port) => route.dial({ ...FLOW, port }));
+  await until(() => dialled.length === 3, 'all dialled');
+  dialled[0]?.reset('refused');
+  await assert.rejects(refused?.opened as Promise<void>);
+  given?.stream.destroy();
+  await assert.rejects(given?.opened as Promise<void>);
+  dialled[2]?.accept();
+  await open?.opened;
+  const closed = new Promise((resolve) => open?.stream.once('close', resolve));
+  dialled[2]?.reset('connection-reset');
+  await closed;
+  assert.deepEqual(heard, [`${FLOW.host}:1 refused`]);
 });

@@ -1,0 +1,41 @@
+import type { EventEmitter } from 'node:events';
+import type { Transport } from '../agent/deploy/preflight.ts';
+import type { ErrorCode, LpkError } from '../agent/wire/errors.ts';
+import type { Flow } from '../proxy/flow.ts';
+import type { Output } from './output.ts';
+
+/** What every tie to agents tells of its links. */
+export type LinkEvents = {
+  attached: [{ pod: string; transport: Transport; rttMs: number }];
+  linkDown: [{ pod: string; reason: string; holdMs: number }];
+  linkUp: [{ pod: string }];
+  /** Something that may mend itself, or that only part of the work suffers from. */
+  trouble: [LpkError];
+};
+
+/** Tells people, programs and the log how the links are. */
+export function tellLinks(links: Pick<EventEmitter<LinkEvents>, 'on'>, output: Output): void {
+  links.on('attached', ({ pod, transport, rttMs }) =>
+    output.say(`connected to pod ${pod} by ${transport}, ${rttMs.toFixed(1)} ms away`, 'attached', {
+      pod,
+      transport,
+      rttMs,
+    }),
+  );
+  links.on('linkDown', ({ pod, reason, holdMs }) =>
+    output.warn(
+      `link to pod ${pod} lost (${reason}); its connections are kept for ${Math.round(holdMs / 1_000)} s`,
+      'link-down',
+      { pod, holdMs },
+    ),
+  );
+  links.on('linkUp', ({ pod }) => output.say(`link to pod ${pod} is back`, 'link-up', { pod }));
+  links.on('trouble', (error) => {
+    output.warn(error.message, 'trouble', { code: error.code });
+  });
+}
+
+/** For the log: which connections into the cluster failed, and how. */
+export function countFailures(output: Output): (code: ErrorCode, flow: Flow) => void {
+  return (code, { protocol, host, port }) => output.count('failed', `${protocol} ${host}:${port} ${code}`);
+}

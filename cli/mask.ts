@@ -1,0 +1,71 @@
+import net from 'node:net';
+
+/** What stands where a secret was. */
+const MASKED = '***';
+/** Shorter ones are words of every text, and no secrets. */
+const MIN_CHARS = 6;
+/** Of a value with several lines (a key, a file), each that is so long is a secret of its own. */
+const MIN_LINE_CHARS = 16;
+const MAX_VALUES = 4_096;
+
+/** What gives itself away. RFC 6750 and RFC 7617; RFC 3986 3.2.1; RFC 7519; RFC 7468; `password=…` and its kin. */
+const PATTERNS: [RegExp, string][] = [
+  [/-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(-----END [A-Z ]*PRIVATE KEY-----|$)/g, MASKED],
+  [/\b(Bearer|Basic|Negotiate)(\s+)[\w.~+/=-]{6,}/gi, `$1$2${MASKED}`],
+  [/(\w:\/\/)[^\s/@]*:[^\s@]*@/g, `$1${MASKED}@`],
+  [/\beyJ[\w-]{8,}\.[\w.-]+/g, MASKED],
+  [
+    /\b([\w.-]*(?:token|secret|passw(?:or)?d|pwd|credentials?|(?:api|access|private)[-_]?key)["']?\s*[=:]\s*)("[^"]*"|'[^']*'|[^\s,;&"']+)/gi,
+    `$1${MASKED}`,
+  ],
+];
+/** Service links (`tcp://10.96.0.1:443`): addresses that every pod has. */
+const SERVICE_LINK = /^(tcp|udp|sctp):\/\/[\d.:[\]a-f]+$/;
+const SECRET_NAME = /token|secret|passw|credential|_pwd$|key$/i;
+
+/**
+ * The last filter before a text is kept or shown: what the session knows to be secret, in the forms that it may have in a text, and what
+ * looks like a secret whoever it belongs to. What comes here was chosen to hold none.
+ */
+export class Mask {
+  /** The longest first: one may hold another. */
+  #values: string[] = [];
+
+  /** @param but what is no secret although it is among them: names that lpk itself says. */
+  hide(values: Iterable<string>, but: Iterable<string> = []): void {
+    const open = new Set(but);
+    const known = new Set(this.#values);
+    for (const value of values) {
+      if (open.has(value) || net.isIP(value) !== 0 || SERVICE_LINK.test(value)) continue;
+      for (const form of formsOf(value)) if (!open.has(form)) known.add(form);
+    }
+    this.#values = [...known].sort((a, b) => b.length - a.length).slice(0, MAX_VALUES);
+  }
+
+  apply(text: string): string {
+    const without = this.#values.reduce((rest, value) => rest.replaceAll(value, MASKED), text);
+    return PATTERNS.reduce((rest, [pattern, instead]) => rest.replace(pattern, instead), without);
+  }
+}
+
+/** Values of this process's own variables that their names call secret. */
+export function secretVariables(env: NodeJS.ProcessEnv): string[] {
+  return Object.entries(env).flatMap(([name, value]) => (value && SECRET_NAME.test(name) ? [value] : []));
+}
+
+function formsOf(value: string): string[] {
+  const lines = value.split('\n').map((line) => line.trim());
+  const parts = [
+    value,
+    value.trim(),
+    ...(lines.length > 1 ? lines.filter((line) => line.length >= MIN_LINE_CHARS) : []),
+  ];
+  return parts
+    .filter((part) => part.length >= MIN_CHARS)
+    .flatMap((part) => [
+      part,
+      JSON.stringify(part).slice(1, -1),
+      encodeURIComponent(part.toWellFormed()),
+      Buffer.from(part).toString('base64'),
+    ]);
+}

@@ -1,0 +1,77 @@
+import assert from 'node:assert/strict';
+import test from 'node:test';
+import { Mask, secretVariables } from '../../../cli/mask.ts';
+
+const KEY = `-----BEGIN EC PRIVATE KEY-----\nMHcCAQEEIIrYSSNQFaA2Hwf1duRSxKtLYX5CB04fSeQ6tF1aY/PuoAoGCCqGSM49\n-----END EC PRIVATE KEY-----\n`;
+
+test('what is known to be secret is masked in every form a text may have it in', () => {
+  const mask = new Mask();
+  const secret = 'p"ss\nwörd/&=';
+  mask.hide([secret, KEY]);
+  const forms = [
+    secret,
+    JSON.stringify(secret),
+    encodeURIComponent(secret),
+    Buffer.from(secret).toString('base64'),
+    KEY.split('\n')[1] as string,
+    Buffer.from(KEY).toString('base64'),
+  ];
+  for (const form of forms) {
+    const masked = mask.apply(`before ${form} after`);
+    assert.match(masked, /^before "?\*\*\*"? after$/, form);
+  }
+});
+
+test('of two secrets the one that holds the other goes as a whole', () => {
+  const mask = new Mask();
+  mask.hide(['hunter22']);
+  mask.hide(['hunter22-and-more']);
+  assert.equal(mask.apply('it is hunter22-and-more'), 'it is ***');
+});
+
+test('what everybody knows stays: short words, addresses, service links, and names that lpk itself says', () => {
+  const mask = new Mask();
+  mask.hide(['80', 'true', '10.96.0.1', 'fd00::1', 'tcp://10.96.0.10:443', 'frontend'], ['frontend']);
+  const text = 'deployment/frontend at tcp://10.96.0.10:443, true';
+  assert.equal(mask.apply(text), text);
+});
+
+test('what gives itself away is masked, whoever it belongs to', () => {
+  const mask = new Mask();
+  const jwt = `eyJhbGciOiJSUzI1NiJ9.${'a'.repeat(40)}.${'b-_'.repeat(20)}`;
+  const table: [text: string, masked: string][] = [
+    ['Authorization: Bearer abc.DEF_123==', 'Authorization: Bearer ***'],
+    ['authorization: basic dXNlcjpwYXNz', 'authorization: basic ***'],
+    ['at https://ann:s3cr3t@git.corp/x', 'at https://***@git.corp/x'],
+    ['postgres://:pw@db:5432/shop', 'postgres://***@db:5432/shop'],
+    [`token ${jwt}, expired`, 'token ***, expired'],
+    [`error: ${KEY}rest`, 'error: ***\nrest'],
+    ['DB_PASSWORD=hunter2 next', 'DB_PASSWORD=*** next'],
+    ['{"client_secret": "a b c", "id": 1}', '{"client_secret": ***, "id": 1}'],
+    ["api-key: 'x y'", 'api-key: ***'],
+    ['access_token=abc&user=ann', 'access_token=***&user=ann'],
+  ];
+  for (const [text, masked] of table) assert.equal(mask.apply(text), masked);
+});
+
+test('what lpk says of itself stays readable', () => {
+  const mask = new Mask();
+  for (const text of [
+    'GET /api/v1/namespaces/shop/secrets/lpk-abc status=404 ms=3 code=key-mismatch',
+    'user "dev" lacks rights in namespace shop to run a proxy: create, delete secrets; get pods/proxy',
+    'proxy into the cluster: socks5h://127.0.0.1:40123 or http://127.0.0.1:40123',
+    'wss://10.0.0.1:6443/api/v1/namespaces/shop/pods/web-1:47601/proxy/',
+  ])
+    assert.equal(mask.apply(text), text);
+});
+
+test('of the laptop’s own variables those are secret whose names say so', () => {
+  const env = {
+    GITHUB_TOKEN: 'ghp_1',
+    HOME: '/home/ann',
+    AWS_SECRET_ACCESS_KEY: 'k',
+    DB_PASSWORD: 'p',
+    EMPTY_TOKEN: '',
+  };
+  assert.deepEqual(secretVariables(env), ['ghp_1', 'k', 'p']);
+});
