@@ -75,7 +75,7 @@ test('a wrong command line is one line with a hint, and exit code 2', () => {
     [['conect', 'web'], /^lpk: there is no verb "conect"; did you mean connect\?$/],
     [['proxy', 'upp'], /^lpk: there is no verb "upp"; did you mean up\?$/],
     [['xyzzy', '--port', '1'], /^lpk: there is no verb "xyzzy"; there is connect, init, run, proxy,/],
-    [['connect', 'web', '--verbose'], /^lpk: Unknown argument: verbose$/],
+    [['connect', 'web', '--colour'], /^lpk: Unknown argument: colour$/],
     [['connect'], /^lpk: connect needs a target/],
     [['connect', 'web', '--port-number', '1'], /^lpk: Unknown argument: port-number$/],
     [['connect', 'web', 'npm', 'start'], /^lpk: .*npm/],

@@ -136,6 +136,7 @@ test('what to do when somebody holds the workload is asked once: the line’s an
 const NOT_IN_PROFILES: Record<string, string> = {
   profile: 'it names the profile',
   output: 'it is for the program that reads this one run',
+  verbose: 'it is for the person who looks into this one run',
 };
 
 /** Every option and positional of `lpk connect`, as its own reader is given them. */
