@@ -34,6 +34,8 @@ export type AttachmentEvents = LinkEvents & {
   detached: [{ pod: string }];
   /** A connection came for this port, where nothing listens. */
   refused: [{ laptopPort: number }];
+  /** Something began or ceased to listen at one of the laptop's ports. */
+  listening: [];
 };
 
 type Attached = { pod: string; tunnel: Tunnel; session: Session | undefined };
@@ -75,6 +77,11 @@ export class Attachment extends EventEmitter<AttachmentEvents> {
   get session(): Session | undefined {
     const sessions = [...this.#attached.values()].map(({ session }) => session);
     return sessions.find((each) => each?.isUp) ?? sessions.find((each) => each && !each.ended);
+  }
+
+  /** At a port of the laptop. */
+  isListening(port: number): boolean {
+    return this.#listening.isListening(port);
   }
 
   get pods(): string[] {
@@ -210,6 +217,7 @@ export class Attachment extends EventEmitter<AttachmentEvents> {
       for (const [podPort, laptopPort] of this.#options.ports)
         if (laptopPort === port) this.#listen(session, podPort, listening);
     }
+    this.emit('listening');
   }
 
   #listen(session: Session, port: number, listening: boolean): void {

@@ -31,6 +31,8 @@ export type ConnectOptions = ClusterOptions & {
   agentImage: string;
   /** 0: any free one. */
   proxyPort: number;
+  /** When a pod may be called: when something listens at one of the laptop's ports, or as soon as the laptop is connected. */
+  readiness: (typeof READINESS)[number];
   /** Wait for the rollout when the workload is restored. */
   wait: boolean;
   /** How long the agent keeps the session of a laptop that went away, ms. */
@@ -53,6 +55,7 @@ export type ConnectOptions = ClusterOptions & {
   command: { program: string; args: string[] } | undefined;
 };
 
+const READINESS = ['listening', 'connected'] as const;
 const TRANSPORTS = ['auto', 'proxy', 'port-forward'] as const;
 const DEFAULT_AGENT_IMAGE = 'node:24-alpine';
 const DEFAULT_HOLD_SECONDS = 60;
@@ -93,6 +96,11 @@ export const connectVerb: Verb = {
           describe: 'Port of the SOCKS and HTTP proxy (default: any free one)',
         })
         .option('transport', { string: true, requiresArg: true, describe: 'auto (default), proxy or port-forward' })
+        .option('readiness', {
+          string: true,
+          requiresArg: true,
+          describe: 'When calls come here: listening (default: something listens at one of the ports) or connected',
+        })
         .option('agent-image', {
           string: true,
           requiresArg: true,
@@ -169,6 +177,7 @@ export function readConnectOptions(words: Words, command: string[] | undefined):
     ports,
     container: readText(words, 'container'),
     transport: readChoice(words, 'transport', TRANSPORTS, 'auto'),
+    readiness: readChoice(words, 'readiness', READINESS, 'listening'),
     agentImage: readText(words, 'agent-image') ?? DEFAULT_AGENT_IMAGE,
     proxyPort: readNumber(words, 'proxy-port', { least: 0, most: 65_535, otherwise: 0 }),
     wait: words['no-wait'] !== true,

@@ -29,6 +29,7 @@ import { countFailures, tellLinks } from './link-events.ts';
 import { makeRoom, whenFree } from './make-room.ts';
 import { failing, type Output } from './output.ts';
 import { mapPorts } from './ports.ts';
+import { RolloutBeside } from './rollout-beside.ts';
 import { keepLease, planGuard, sayWithout, whyEnded } from './session-guard.ts';
 import { noteSession } from './sessions-here.ts';
 import { freePorts } from './taken-ports.ts';
@@ -98,24 +99,14 @@ export async function connect(options: ConnectOptions, output: Output): Promise<
       tellLinks(attachment, output);
       attachment.on('detached', ({ pod }) => output.say(`pod ${pod} is gone`, 'detached', { pod }));
       attachment.on('refused', ({ laptopPort }) => output.count('failed', `call to 127.0.0.1:${laptopPort} refused`));
-      const rollout = output.step(`rolling out the agent in ${name}`, 'rollout');
-      const session = await Promise.race([
-        attachment.over,
-        Promise.all([
-          attachment.first,
-          waitRollout(cluster, target, {
-            signal: leave.signal,
-            onProgress: (done, total, text) =>
-              rollout.update(`rolling out the agent in ${name}: ${text}`, { done, total }),
-          }),
-        ]).then(([first]) => first),
-      ]).catch(failing(rollout));
-      rollout.done(
-        `the agent runs in ${name} (${attachment.pods.length} ${attachment.pods.length === 1 ? 'pod' : 'pods'})`,
-      );
+      const awaitedPorts = options.readiness === 'listening' ? [...new Set(ports.values())] : [];
+      const { signal } = leave;
+      const rollout = new RolloutBeside({ cluster, target, attachment, awaitedPorts, output, undo, signal });
+      const session = await rollout.begun();
 
       const pod = await session.request<Record<string, string>>('environment');
       announce({ target, ports, door, attachment, output, withCommand: options.command !== undefined });
+      rollout.tell();
       const { command, capture, environment, routes, noRoutes } = options;
       if (command) {
         const way = await podsWay({
@@ -190,6 +181,8 @@ async function swap({
     bundle: await agentBundle(),
     ...whoAmI(),
     servedPorts: [...ports.keys()],
+    // Without a port there is nothing to listen at.
+    readiness: ports.size > 0 ? options.readiness : ('connected' as const),
     ...(guard.lease ? { lease: guard.lease } : {}),
   };
   const guarded = { cluster, target, session: spec.session, silenceMs, restorer, remedy, output };

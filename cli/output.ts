@@ -10,14 +10,16 @@ export type Sink = NodeJS.WritableStream & { isTTY?: boolean; columns?: number }
 type Fields = Record<string, unknown>;
 
 /**
- * Something that takes a while. It ends once, with `done` (shown as it was called at first) or `fail` (as far as it got), and
- * what comes after that is ignored.
+ * Something that takes a while. It ends once, with `done` (shown as it was called at first), `fail` (as far as it got) or
+ * `drop`, and what comes after that is ignored.
  */
 export type Step = {
   /** Shows how far it is. */
   update(text: string, fields?: Fields): void;
   done(text?: string, fields?: Fields): void;
   fail(text?: string, fields?: Fields): void;
+  /** Nobody needs to know how it ended. */
+  drop(): void;
 };
 
 type StepShown = { text: string; startedMs: number; fail: () => void };
@@ -79,10 +81,15 @@ export class Output {
     if (this.#hasLiveLine) this.#draw();
     else this.#line(`${text} …`);
 
-    const end = (mark: string, state: 'done' | 'failed', last: string, more: Fields) => {
-      if (!open) return;
+    const drop = () => {
       open = false;
       this.#steps = this.#steps.filter((other) => other !== entry);
+      this.#clear();
+      this.#draw();
+    };
+    const end = (mark: string, state: 'done' | 'failed', last: string, more: Fields) => {
+      if (!open) return;
+      drop();
       const seconds = (this.#nowMs() - entry.startedMs) / 1000;
       const all = { state, seconds: Number(seconds.toFixed(3)), ...more };
       this.#emit(event, { ...all, text: last });
@@ -100,6 +107,7 @@ export class Output {
       },
       done: (last = text, more = {}) => end(this.#paint('green', '✔'), 'done', last, more),
       fail: (last = entry.text, more = {}) => end(this.#paint('red', '✖'), 'failed', last, more),
+      drop,
     };
     return shown;
   }

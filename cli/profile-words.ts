@@ -32,6 +32,7 @@ export function profileLine(profile: Profile, path: string): Line {
       'volume-limit': profile.volumeLimitMiB?.toString(),
       capture: profile.capture,
       transport: profile.transport,
+      readiness: profile.readiness,
       'agent-image': profile.agentImage,
       'proxy-port': profile.proxyPort?.toString(),
       hold: profile.holdSeconds?.toString(),

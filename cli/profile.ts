@@ -28,6 +28,7 @@ export type Profile = {
   volumeLimitMiB?: number;
   capture?: string;
   transport?: string;
+  readiness?: string;
   agentImage?: string;
   proxyPort?: number;
   holdSeconds?: number;

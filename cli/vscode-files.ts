@@ -3,7 +3,7 @@ import { LpkError } from '../agent/wire/errors.ts';
 import { added, replaced } from './jsonc-edit.ts';
 import type { Debugging } from './vscode-debug.ts';
 
-/** What `lpk connect` says when calls arrive here and the cluster is reached. */
+/** What `lpk connect` says when the agent runs: the cluster is reached, and calls arrive as soon as something listens here. */
 const READY = 'proxy into the cluster: ';
 
 type Entry = Record<string, unknown>;

@@ -84,6 +84,8 @@ export type AgentConfig = {
   probePort: number;
   /** How long the agent keeps the session without a connection, ms. */
   holdMs: number;
+  /** When the container may be called: `agent/pod/readiness.ts`. Undefined: while a laptop is connected. */
+  readiness?: 'connected' | 'listening';
   /** How long the agent stays when no session is left, ms; undefined: for ever. */
   lonelyMs?: number;
 };

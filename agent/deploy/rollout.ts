@@ -1,4 +1,3 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import { type ErrorCode, LpkError } from '../wire/errors.ts';
 import { sessionOfPod } from './agent-container.ts';
 import type { Cluster, Json } from './kube.ts';
@@ -134,7 +133,12 @@ export type RolloutOptions = {
   timeoutMs?: number;
   /** How long pods may be refused (quota, admission) without any progress before that is final. */
   stalledMs?: number;
+  /** While it says so, pods may take as long as they like to become ready, and refused ones are told to `onRefused`, each reason once. */
+  isPatient?: () => boolean;
+  onRefused?: (error: LpkError) => void;
 };
+
+const LOOK_MS = 500;
 
 /**
  * Waits until all of a workload's pods are of its present template and available, by the rules of `kubectl rollout status`
@@ -142,52 +146,62 @@ export type RolloutOptions = {
  * refused by quota or admission), `rollout-timed-out`, `not-found` (deleted meanwhile), `cancelled`.
  */
 export async function waitRollout(cluster: Cluster, ref: WorkloadRef, options: RolloutOptions): Promise<void> {
-  const { signal, onProgress, timeoutMs = 180_000, stalledMs = 8_000 } = options;
+  const { signal, onProgress, timeoutMs = 180_000, stalledMs = 8_000, isPatient = () => false, onRefused } = options;
+  const name = workloadName(ref);
   const stop = new AbortController();
-  const changes = cluster.follow(listPath(ref.kind, ref.namespace), {
-    query: { fieldSelector: `metadata.name=${ref.name}` },
-    signal: AbortSignal.any([signal, stop.signal]),
-  });
   const begunAt = performance.now();
+  let failure: LpkError | undefined;
   let state: RolloutState | undefined;
   let movedAt = begunAt;
   let askedAt = begunAt;
-  let next = changes.next();
-  try {
-    for (;;) {
-      const change = await Promise.race([next, sleep(500, undefined, { ref: true })]);
-      if (signal.aborted) throw new LpkError('cancelled', 'stopped while waiting for the rollout');
-      if (change?.done === false) {
-        const [workload] = change.value.values();
-        if (!workload) throw new LpkError('not-found', `${workloadName(ref)} was deleted`);
-        const last = state;
-        state = rolloutState(ref.kind, workload);
-        if (state.failure) throw new LpkError('rollout-failed', `${workloadName(ref)}: ${oneLine(state.failure)}`);
-        if (state.text !== last?.text || state.ready !== last.ready) {
-          movedAt = performance.now();
-          onProgress?.(state.ready, state.total, state.text);
-        }
-        if (state.done) return;
-        next = changes.next();
-      }
-      const now = performance.now();
-      if (now - movedAt > stalledMs && now - askedAt > stalledMs) {
-        askedAt = now;
-        const refusal = state?.refusal ?? (await refusedPods(cluster, ref));
-        if (refusal)
-          throw new LpkError('rollout-failed', `${workloadName(ref)} can't make its pods: ${oneLine(refusal)}`);
-      }
-      if (now - begunAt > timeoutMs) {
-        const waited = `${Math.round(timeoutMs / 1000)} s`;
-        throw new LpkError(
-          'rollout-timed-out',
-          `${workloadName(ref)} is not there after ${waited}: ${state?.text ?? 'no answer'}`,
-        );
-      }
-    }
-  } finally {
+  let refused: string | undefined;
+  const fail = (error: LpkError) => {
+    failure ??= error;
     stop.abort();
-    next.catch(() => {});
+  };
+  const look = async () => {
+    const now = performance.now();
+    if (now - movedAt > stalledMs && now - askedAt > stalledMs) {
+      askedAt = now;
+      // Who waits for long must not ask for long: only while there are fewer pods than there should be.
+      const ask = !isPatient() || state?.isShort;
+      const refusal = state?.refusal ?? (ask ? await refusedPods(cluster, ref) : undefined);
+      const error = refusal && new LpkError('rollout-failed', `${name} can't make its pods: ${oneLine(refusal)}`);
+      if (error && !isPatient()) return fail(error);
+      if (error && refusal !== refused) onRefused?.(error);
+      refused = refusal;
+    }
+    if (now - begunAt > timeoutMs && !isPatient()) {
+      const waited = `${Math.round(timeoutMs / 1000)} s`;
+      fail(new LpkError('rollout-timed-out', `${name} is not there after ${waited}: ${state?.text ?? 'no answer'}`));
+    }
+  };
+  const clock = setInterval(() => void look().catch(fail), LOOK_MS);
+  try {
+    const changes = cluster.follow(listPath(ref.kind, ref.namespace), {
+      query: { fieldSelector: `metadata.name=${ref.name}` },
+      signal: AbortSignal.any([signal, stop.signal]),
+    });
+    let stale: string | undefined;
+    for await (const workloads of changes) {
+      const [workload] = workloads.values();
+      if (!workload) throw new LpkError('not-found', `${name} was deleted`);
+      const last = state;
+      state = rolloutState(ref.kind, workload);
+      // A deadline that an earlier template exceeded stays there until the present one moves.
+      if (!last) stale = state.failedAt;
+      if (state.failure && state.failedAt !== stale && !isPatient())
+        throw new LpkError('rollout-failed', `${name}: ${oneLine(state.failure)}`);
+      if (state.text !== last?.text || state.ready !== last.ready) {
+        movedAt = performance.now();
+        onProgress?.(state.ready, state.total, state.text);
+      }
+      if (state.done) return;
+    }
+    throw failure ?? new LpkError('cancelled', 'stopped while waiting for the rollout');
+  } finally {
+    clearInterval(clock);
+    stop.abort();
   }
 }
 
@@ -196,10 +210,13 @@ export type RolloutState = {
   ready: number;
   total: number;
   text: string;
-  /** Final by the controller's own word. */
+  /** Final by the controller's own word, and since when (RFC 3339). */
   failure?: string;
+  failedAt?: string;
   /** Pods were refused; it may be over when others have ended. */
   refusal?: string;
+  /** There are fewer pods than there should be; of StatefulSets and DaemonSets, which have no word for a refusal. */
+  isShort?: boolean;
 };
 
 export function rolloutState(kind: WorkloadKind, { metadata, spec, status = {} }: Json): RolloutState {
@@ -208,16 +225,18 @@ export function rolloutState(kind: WorkloadKind, { metadata, spec, status = {} }
   if (!(status.observedGeneration >= metadata.generation))
     return waiting(0, 'waiting for the controller to see the change');
   if (kind === 'daemonset') {
-    const { updatedNumberScheduled: updated = 0, numberAvailable: available = 0 } = status;
-    if (updated < total) return waiting(updated, `${updated} of ${total} pods replaced`);
-    if (available < total) return waiting(available, `${available} of ${total} pods ready`);
+    const { updatedNumberScheduled: updated = 0, numberAvailable: available = 0, currentNumberScheduled = 0 } = status;
+    const also = { isShort: currentNumberScheduled < total };
+    if (updated < total) return { ...waiting(updated, `${updated} of ${total} pods replaced`), ...also };
+    if (available < total) return { ...waiting(available, `${available} of ${total} pods ready`), ...also };
     return { done: true, ready: total, total, text: `${total} of ${total} pods ready` };
   }
   if (kind === 'statefulset') {
     const { readyReplicas: ready = 0, updatedReplicas: updated = 0, updateRevision, currentRevision } = status;
+    const also = { isShort: (status.replicas ?? 0) < total };
     if (updateRevision !== currentRevision && updated < total)
-      return waiting(updated, `${updated} of ${total} pods replaced`);
-    if (ready < total) return waiting(ready, `${ready} of ${total} pods ready`);
+      return { ...waiting(updated, `${updated} of ${total} pods replaced`), ...also };
+    if (ready < total) return { ...waiting(ready, `${ready} of ${total} pods ready`), ...also };
     if (updateRevision !== currentRevision) return waiting(updated, 'waiting for the last pod to become ready');
     return { done: true, ready: total, total, text: `${total} of ${total} pods ready` };
   }
@@ -228,7 +247,9 @@ export function rolloutState(kind: WorkloadKind, { metadata, spec, status = {} }
   const old = replicas - updated;
   const ready = Math.min(updated, Math.max(0, available - old));
   const failure =
-    progressing?.reason === 'ProgressDeadlineExceeded' ? { failure: failed?.message ?? progressing.message } : {};
+    progressing?.reason === 'ProgressDeadlineExceeded'
+      ? { failure: failed?.message ?? progressing.message, failedAt: progressing.lastUpdateTime }
+      : {};
   const refusal = failed?.status === 'True' ? { refusal: failed.message } : {};
   const also = { ...failure, ...refusal };
   if (updated < total) return { ...waiting(ready, `${updated} of ${total} pods replaced`), ...also };

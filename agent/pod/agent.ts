@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs';
 import { podEnvironment } from './environment.ts';
 import { endWhenLonely } from './lonely.ts';
 import { startProbes } from './probes.ts';
+import { type Readiness, type Served, whyUnready } from './readiness.ts';
 import { serveSession } from './serve.ts';
 import { startServer, type TunnelServer } from './server.ts';
 
@@ -13,6 +14,7 @@ type Config = {
   probePort: number;
   holdMs: number;
   lonelyMs?: number;
+  readiness?: Readiness;
 };
 
 /** The agent itself; `folder` is where it was mounted. Runs until it is ended. */
@@ -24,6 +26,7 @@ export async function runAgent(folder: string): Promise<void> {
   const key = Buffer.from(readFileSync(`${folder}/key`, 'utf8').trim(), 'hex');
 
   const servers: TunnelServer[] = [];
+  let served: Served | undefined;
   const listen = async (host: string | undefined) => {
     const server = await startServer({
       host,
@@ -35,13 +38,13 @@ export async function runAgent(folder: string): Promise<void> {
         session.on('up', () => console.log('laptop connected'));
         session.on('down', (reason) => console.log(`laptop lost: ${reason}`));
         session.on('end', (error) => console.log(`session ended: ${error.message}`));
-        serveSession(session, environment);
+        served = { session, listeners: serveSession(session, environment) };
       },
     });
     servers.push(server);
   };
   await listen(config.listen === 'loopback' ? '127.0.0.1' : undefined);
-  await startProbes(config.probePort, () => servers.some((server) => server.session()?.isUp === true));
+  await startProbes(config.probePort, () => whyUnready(config.readiness ?? 'connected', served));
   console.log(
     `lpk agent for session ${config.session}: port ${config.port} (${config.listen}), probes on ${config.probePort}`,
   );

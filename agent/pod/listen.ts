@@ -16,6 +16,11 @@ export class Listeners {
     session.once('end', () => this.closeAll());
   }
 
+  /** Whether a caller finds any of them. */
+  get isAnyOpen(): boolean {
+    return [...this.#servers.values()].some(({ server }) => server.listening);
+  }
+
   /** Rejects with LpkError `address-in-use` or `not-allowed`. */
   async open(port: number): Promise<void> {
     const known = this.#servers.get(port);

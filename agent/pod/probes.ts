@@ -1,13 +1,15 @@
 import http from 'node:http';
 
 /**
- * Answers the kubelet for the container: `/live` always (a debugger at a breakpoint harms nothing), `/ready` while `isReady()`. Rejects with
- * Node's listen error.
+ * Answers the kubelet for the container: `/live` always (a debugger at a breakpoint harms nothing), `/ready` unless `whyUnready()` has a
+ * reason. Rejects with Node's listen error.
  */
-export async function startProbes(port: number, isReady: () => boolean): Promise<http.Server> {
+export async function startProbes(port: number, whyUnready: () => string | undefined): Promise<http.Server> {
   const server = http.createServer((request, response) => {
-    const ok = request.url === '/live' || (request.url === '/ready' && isReady());
-    response.writeHead(ok ? 200 : 503, { 'content-type': 'text/plain' }).end(ok ? 'ok\n' : 'no laptop is connected\n');
+    const known = request.url === '/live' || request.url === '/ready';
+    const why = request.url === '/ready' ? whyUnready() : undefined;
+    const status = !known ? 404 : why ? 503 : 200;
+    response.writeHead(status, { 'content-type': 'text/plain' }).end(`${why ?? (known ? 'ok' : 'not found')}\n`);
   });
   server.maxConnections = 64;
   await new Promise<void>((resolve, reject) => {

@@ -6,8 +6,11 @@ import { serveFiles } from './files.ts';
 import { Listeners } from './listen.ts';
 import { forwardDns, podResolverConfig } from './resolve.ts';
 
-/** Everything a laptop may ask of the agent in one session. `environment`: the container's variables. */
-export function serveSession(session: Session, environment: Record<string, string>, extra: Operations = {}): void {
+/**
+ * Everything a laptop may ask of the agent in one session. `environment`: the container's variables.
+ * @returns the ports it has the agent listen on.
+ */
+export function serveSession(session: Session, environment: Record<string, string>, extra: Operations = {}): Listeners {
   const listeners = new Listeners(session);
   const operations: Operations = {
     environment: () => environment,
@@ -32,4 +35,5 @@ export function serveSession(session: Session, environment: Record<string, strin
         return stream.reset('not-allowed', 'only the agent accepts connections');
     }
   });
+  return listeners;
 }

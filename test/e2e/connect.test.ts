@@ -104,6 +104,7 @@ describe('lpk connect', { concurrency: 3 }, () => {
   describe('to a Deployment of three, without a COMMAND', { concurrency: 1 }, () => {
     let lpk: Lpk;
     let ready: LpkEvent;
+    let serving: LpkEvent;
     let here: number;
     let here2: number;
     let listener: Listener;
@@ -122,12 +123,11 @@ describe('lpk connect', { concurrency: 3 }, () => {
 
     test('says where it is', async () => {
       assert.deepEqual(
-        [ready.workload, ready.namespace, ready.transport, ready.pods.length, ready.ports],
+        [ready.workload, ready.namespace, ready.transport, ready.ports],
         [
           'deployment/web',
           shop.namespace,
           'proxy',
-          3,
           [
             { containerPort: 8080, laptopPort: here },
             { containerPort: 9090, laptopPort: here2 },
@@ -139,19 +139,31 @@ describe('lpk connect', { concurrency: 3 }, () => {
         await lpk.until(`"${words}" on stderr`, () => lpk.stderr.includes(words) || undefined);
     });
 
-    test('while nothing listens here, callers in the cluster are refused', async () => {
-      for (const port of [80, 9090]) {
-        const answer = await shop.call({ host: 'web', port });
-        assert.deepEqual(answer, { error: 'ECONNREFUSED', connected: false }, `web:${port}; ${lpk}`);
+    test('while nothing listens here, the old pods go on answering, and the new one refuses', async () => {
+      for (let calls = 0; calls < 5; calls++) {
+        const answer = await shop.callHttp('web', 80);
+        assert.match(String(answer.received), /web in pod web-/, `got ${say(answer)}; ${lpk}`);
       }
+      const { podIP } = (await shop.get(`pods/${ready.pods[0]}`)).status;
+      for (const port of [8080, 9090]) {
+        const answer = await shop.call({ host: podIP, port });
+        assert.deepEqual(answer, { error: 'ECONNREFUSED', connected: false }, `port ${port}; ${lpk}`);
+      }
+      const { text } = await lpk.event('serving');
+      assert.equal(text, `deployment/web: calls come here once something listens at 127.0.0.1:${here} or ${here2}`);
+      assert.ok(!lpk.events.some(({ event, state }) => event === 'serving' && state === 'done'), `${lpk}`);
     });
 
     test('what a pod sends arrives here whole, and each side’s end is passed on alone', async () => {
       const sent = randomBytes(300_000);
       const inverted = (bytes: Buffer): Buffer => Buffer.from(bytes.map((byte) => 255 - byte));
       listener = await listen(here, answering(inverted));
-      const answer = await until(() => shop.call({ host: 'web', port: 80, send: sent }), answered, 'ECONNREFUSED', lpk);
-      assert.ok(answer.received?.equals(inverted(sent)), `expected the bytes inverted, got ${say(answer)}; ${lpk}`);
+      serving = await lpk.serving();
+      // kube-proxy may be a moment late: then an old pod answers.
+      await eventually('the bytes inverted', async () => {
+        const { received } = await shop.call({ host: 'web', port: 80, send: sent });
+        return received?.equals(inverted(sent));
+      });
     });
 
     test('the one here may finish first', async () => {
@@ -173,6 +185,7 @@ describe('lpk connect', { concurrency: 3 }, () => {
 
     test('every replica is served', async () => {
       const pods = await shop.pods('deployment/web');
+      assert.deepEqual(serving.pods.toSorted(), pods.map(({ metadata }) => metadata.name).toSorted(), `${lpk}`);
       assert.equal(pods.length, 3);
       for (const { metadata, status } of pods) {
         const call = { host: status.podIP, port: 8080, send: 'x' };
@@ -185,7 +198,7 @@ describe('lpk connect', { concurrency: 3 }, () => {
       const [old] = await shop.pods('deployment/web');
       await shop.deletePod(old.metadata.name);
       await lpk.event('detached', ({ pod }) => pod === old.metadata.name);
-      const { pod } = await lpk.event('attached', (each) => !ready.pods.includes(each.pod));
+      const { pod } = await lpk.event('attached', (each) => !serving.pods.includes(each.pod));
       const { podIP } = (await shop.get(`pods/${pod}`)).status;
       const call = () => shop.call({ host: podIP, port: 8080, send: 'x' });
       await until(call, answered, 'ECONNREFUSED', lpk);
@@ -267,6 +280,7 @@ describe('lpk connect', { concurrency: 3 }, () => {
       );
       ready = await lpk.event('ready');
       await lpk.line(/^listens$/);
+      await lpk.serving();
       env = JSON.parse(readFileSync(path.join(dir, 'strict'), 'utf8'));
     });
 
@@ -327,17 +341,19 @@ describe('lpk connect', { concurrency: 3 }, () => {
   describe('to a StatefulSet by one of its pods, by port-forward', { concurrency: 1 }, () => {
     let lpk: Lpk;
     let ready: LpkEvent;
+    let serving: LpkEvent;
 
     before(async () => {
       const here = await freePort();
       lpk = shop.lpk(...connect('pod/queue-1', '--transport', 'port-forward', '-p', `${here}`), ...localProcess(here));
       ready = await lpk.event('ready');
       await lpk.line(/^listens$/);
+      serving = await lpk.serving();
     });
 
     test('all its pods are served', async () => {
       assert.deepEqual(
-        [ready.workload, ready.transport, ready.pods.toSorted()],
+        [ready.workload, ready.transport, serving.pods.toSorted()],
         ['statefulset/queue', 'port-forward', ['queue-0', 'queue-1']],
         `${lpk}`,
       );

@@ -92,6 +92,11 @@ export class Lpk {
     );
   }
 
+  /** When all pods lead here: after `ready`, once something listens. */
+  async serving(): Promise<LpkEvent> {
+    return await this.event('serving', ({ state }) => state === 'done');
+  }
+
   /** The first line of the COMMAND that matches. */
   async line(pattern: RegExp): Promise<string> {
     return await this.until(`the COMMAND's line ${pattern}`, () => this.lines.find((line) => pattern.test(line)));

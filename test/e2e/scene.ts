@@ -66,7 +66,8 @@ export class Scene {
       ...['connect', 'web', '-n', this.namespace, '-p', `${this.localPort}:${CONTAINER_PORT}`],
       ...['--kubeconfig', kubeconfig, '--no-wait', ...args],
     ]);
-    const { proxyPort, pods } = await lpk.event('ready');
+    const { proxyPort } = await lpk.event('ready');
+    const { pods } = await lpk.serving();
     await this.reach();
     return { lpk, proxyPort, pod: pods[0] as string };
   }

@@ -69,6 +69,19 @@ test('on a terminal a step is one live line that becomes its result', () => {
   assert.equal(stderr.shown, 'a word in between\n✖ swapping: 1 of 2 (2.5 s)\n');
 });
 
+test('a step that is dropped leaves nothing', () => {
+  const { output, stderr } = open({ tty: true });
+  const outer = output.step('outer', 'outer');
+  const inner = output.step('inner', 'inner');
+  inner.drop();
+  inner.done('too late');
+  assert.equal(stderr.shown, '⠋ outer (0.0 s)');
+  outer.drop();
+  assert.equal(stderr.shown, '');
+  output.close();
+  assert.equal(stderr.shown, '');
+});
+
 test('a step under way comes back when one within it ends', () => {
   const { output, stderr } = open({ tty: true });
   const outer = output.step('outer', 'outer');

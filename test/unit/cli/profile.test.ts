@@ -48,6 +48,7 @@ profiles:
     volumeLimitMiB: 7
     capture: env
     transport: proxy
+    readiness: connected
     agentImage: r/node:24
     proxyPort: 1080
     holdSeconds: 5
@@ -83,6 +84,7 @@ test('everything a profile may hold arrives where the command line would bring i
       ...{
         container: 'app',
         transport: 'proxy',
+        readiness: 'connected',
         agentImage: 'r/node:24',
         proxyPort: 1080,
         holdMs: 5_000,

@@ -195,7 +195,7 @@ test('the problem matcher finds the ready line of lpk, and none before it', () =
     'profile web of /code/lpk.yaml',
     '✔ deployment/web, container app, in shop (0.0 s)',
     'connected to pod web-1 by proxy, 4.3 ms away',
-    '✔ the agent runs in deployment/web (1 pod) (1.6 s)',
+    '✔ the agent runs in deployment/web (1.6 s)',
     'deployment/web port 80 → 127.0.0.1:8080',
   ];
   const ready = 'proxy into the cluster: socks5h://127.0.0.1:33203 or http://127.0.0.1:33203';

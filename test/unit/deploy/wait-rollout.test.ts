@@ -1,0 +1,136 @@
+import assert from 'node:assert/strict';
+import { EventEmitter, once } from 'node:events';
+import { PassThrough } from 'node:stream';
+import { test } from 'node:test';
+import type { Cluster, Json } from '../../../agent/deploy/kube.ts';
+import { type RolloutOptions, waitRollout } from '../../../agent/deploy/rollout.ts';
+import { workloadRef } from '../../../agent/deploy/workload.ts';
+import type { LpkError } from '../../../agent/wire/errors.ts';
+
+/** How long a rollout is waited for: the states come one by one, as a controller would report them. */
+
+/** How often it looks whether it takes too long. */
+const LOOK_MS = 500;
+
+type Kind = 'deployment' | 'statefulset';
+
+function follow(kind: Kind, options: Partial<RolloutOptions>) {
+  const states = new PassThrough({ objectMode: true });
+  const asked: string[] = [];
+  const cluster = {
+    async *follow(_path: string, { signal }: { signal: AbortSignal }) {
+      signal.addEventListener('abort', () => states.end());
+      for await (const state of states) if (!signal.aborted) yield new Map([['uid', state]]);
+    },
+    request: async (_method: string, path: string) => {
+      asked.push(path);
+      return { items: [] };
+    },
+  } as unknown as Cluster;
+  const signal = AbortSignal.timeout(20_000);
+  const waiting = waitRollout(cluster, workloadRef(kind, 'shop', 'web'), { signal, stalledMs: 0, ...options });
+  waiting.catch(() => {});
+  return { waiting, asked, show: (state: Json) => states.write(state) };
+}
+
+const told = (status: object, spec: object = {}): Json => ({
+  metadata: { generation: 2 },
+  spec: { replicas: 2, ...spec },
+  status: { observedGeneration: 2, ...status },
+});
+const late = (lastUpdateTime: string) => ({
+  conditions: [{ type: 'Progressing', reason: 'ProgressDeadlineExceeded', message: 'too late', lastUpdateTime }],
+});
+const oneReady = { replicas: 3, updatedReplicas: 1, availableReplicas: 3 };
+const waits = { replicas: 3, updatedReplicas: 1, availableReplicas: 2 };
+const done = { replicas: 2, updatedReplicas: 2, availableReplicas: 2 };
+const refused = { type: 'ReplicaFailure', status: 'True', message: 'exceeded quota' };
+
+test('the deadline of a Deployment is the end, unless somebody is patient', async () => {
+  const failing = follow('deployment', {});
+  failing.show(told(waits));
+  failing.show(told({ ...waits, ...late('10:00') }));
+  await assert.rejects(failing.waiting, { code: 'rollout-failed', message: 'deployment/web: too late' });
+
+  const patient = follow('deployment', { isPatient: () => true, timeoutMs: 0 });
+  for (const status of [waits, { ...waits, ...late('10:00') }, oneReady, done]) patient.show(told(status));
+  await patient.waiting;
+});
+
+test('a deadline that was exceeded before is not this rollout’s', async () => {
+  const rollout = follow('deployment', {});
+  rollout.show(told({ ...waits, ...late('10:00') }));
+  rollout.show(told({ ...oneReady, ...late('10:00') }));
+  rollout.show(told(done));
+  await rollout.waiting;
+
+  const again = follow('deployment', {});
+  again.show(told({ ...waits, ...late('10:00') }));
+  again.show(told(oneReady));
+  again.show(told({ ...oneReady, ...late('10:10') }));
+  await assert.rejects(again.waiting, { code: 'rollout-failed' });
+});
+
+test('refused pods are the end; of one who is patient, a word for each reason', async () => {
+  const failing = follow('deployment', {});
+  failing.show(told({ ...waits, conditions: [refused] }));
+  await assert.rejects(failing.waiting, {
+    code: 'rollout-failed',
+    message: "deployment/web can't make its pods: exceeded quota",
+  });
+
+  const words: string[] = [];
+  const told1 = Promise.withResolvers<void>();
+  const told2 = Promise.withResolvers<void>();
+  const onRefused = ({ message }: LpkError) => {
+    words.push(message);
+    (words.length === 1 ? told1 : told2).resolve();
+  };
+  const patient = follow('deployment', { isPatient: () => true, onRefused });
+  patient.show(told({ ...waits, conditions: [refused] }));
+  await told1.promise;
+  patient.show(told({ ...oneReady, conditions: [{ ...refused, message: 'not admitted' }] }));
+  await told2.promise;
+  patient.show(told(done));
+  await patient.waiting;
+  assert.deepEqual(words, [
+    "deployment/web can't make its pods: exceeded quota",
+    "deployment/web can't make its pods: not admitted",
+  ]);
+});
+
+test('events are asked for only while a StatefulSet has too few pods, once one is patient', async (t) => {
+  t.mock.timers.enable({ apis: ['setInterval'] });
+  const progress = new EventEmitter();
+  let isPatient = false;
+  const onProgress = (_done: number, _total: number, text: string) => progress.emit(text);
+  const rollout = follow('statefulset', { isPatient: () => isPatient, onProgress });
+  const asks = async (text: string, status: object) => {
+    const seen = once(progress, text);
+    rollout.show(told({ updateRevision: 'b', currentRevision: 'a', ...status }));
+    await seen;
+    rollout.asked.length = 0;
+    t.mock.timers.tick(LOOK_MS);
+    return rollout.asked.length > 0;
+  };
+  assert.equal(await asks('1 of 2 pods replaced', { replicas: 2, updatedReplicas: 1 }), true);
+  isPatient = true;
+  assert.equal(await asks('1 of 2 pods ready', { replicas: 2, updatedReplicas: 2, readyReplicas: 1 }), false);
+  assert.equal(await asks('0 of 2 pods ready', { replicas: 1, updatedReplicas: 2, readyReplicas: 0 }), true);
+  rollout.show(told({ updateRevision: 'b', currentRevision: 'b', replicas: 2, readyReplicas: 2 }));
+  await rollout.waiting;
+});
+
+test('a signal, and the time limit end it', async () => {
+  const late = follow('deployment', { timeoutMs: 0 });
+  late.show(told(waits));
+  await assert.rejects(late.waiting, {
+    code: 'rollout-timed-out',
+    message: 'deployment/web is not there after 0 s: 1 of 2 pods replaced',
+  });
+  const leaving = new AbortController();
+  const left = follow('deployment', { signal: leaving.signal });
+  left.show(told(waits));
+  leaving.abort();
+  await assert.rejects(left.waiting, { code: 'cancelled' });
+});
