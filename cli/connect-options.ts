@@ -3,6 +3,7 @@ import { CAPTURES, type CaptureChoice } from './capture-choice.ts';
 import { type EnvironmentChoice, environmentOptions, readEnvironmentChoice } from './environment-options.ts';
 import type { WhenHeld } from './make-room.ts';
 import { readRanges } from './ranges-options.ts';
+import { READINESS, type ReadinessChoice } from './readiness-choice.ts';
 import {
   type ClusterOptions,
   clusterOptions,
@@ -31,8 +32,8 @@ export type ConnectOptions = ClusterOptions & {
   agentImage: string;
   /** 0: any free one. */
   proxyPort: number;
-  /** When a pod may be called: when something listens at one of the laptop's ports, or as soon as the laptop is connected. */
-  readiness: (typeof READINESS)[number];
+  /** When a pod may be called. */
+  readiness: ReadinessChoice;
   /** Wait for the rollout when the workload is restored. */
   wait: boolean;
   /** How long the agent keeps the session of a laptop that went away, ms. */
@@ -55,7 +56,6 @@ export type ConnectOptions = ClusterOptions & {
   command: { program: string; args: string[] } | undefined;
 };
 
-const READINESS = ['listening', 'connected'] as const;
 const TRANSPORTS = ['auto', 'proxy', 'port-forward'] as const;
 const DEFAULT_AGENT_IMAGE = 'node:24-alpine';
 const DEFAULT_HOLD_SECONDS = 60;
@@ -99,7 +99,8 @@ export const connectVerb: Verb = {
         .option('readiness', {
           string: true,
           requiresArg: true,
-          describe: 'When calls come here: listening (default: something listens at one of the ports) or connected',
+          describe:
+            'When calls come here: listening (default: something listens at one of the ports), connected, or probe (the container’s readiness probe, at your process)',
         })
         .option('agent-image', {
           string: true,

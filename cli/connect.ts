@@ -12,6 +12,7 @@ import { rolloutState, waitRollout } from '../agent/deploy/rollout.ts';
 import { workloadName } from '../agent/deploy/workload.ts';
 import type { LpkError } from '../agent/wire/errors.ts';
 import { KEY_BYTES } from '../agent/wire/protocol.ts';
+import type { Readiness } from '../agent/wire/readiness.ts';
 import type { Session } from '../agent/wire/session.ts';
 import { type Door, openDoor } from '../proxy/door.ts';
 import { Route } from '../proxy/route.ts';
@@ -29,6 +30,7 @@ import { countFailures, tellLinks } from './link-events.ts';
 import { makeRoom, whenFree } from './make-room.ts';
 import { failing, type Output } from './output.ts';
 import { mapPorts } from './ports.ts';
+import { planReadiness } from './readiness.ts';
 import { RolloutBeside } from './rollout-beside.ts';
 import { keepLease, planGuard, sayWithout, whyEnded } from './session-guard.ts';
 import { noteSession } from './sessions-here.ts';
@@ -69,10 +71,12 @@ export async function connect(options: ConnectOptions, output: Output): Promise<
       const name = workloadName(target);
       remedy = `lpk restore ${name} -n ${target.namespace}`;
       const ports = mapPorts(options.ports, target);
+      const { readiness, awaitedPorts, instead } = planReadiness(options.readiness, target, ports);
       finding.done(`${name}, container ${target.container}, in ${target.namespace}`, {
         workload: name,
         container: target.container,
       });
+      if (instead) output.say(`readiness: listening, as ${instead}`, 'readiness', { readiness: 'listening' });
 
       // Without a command, who listens there is the program that the calls are meant for.
       const needed = options.command || options.freePorts ? [...ports.values()] : [];
@@ -90,6 +94,7 @@ export async function connect(options: ConnectOptions, output: Output): Promise<
         cluster,
         target,
         ports,
+        readiness,
         route,
         undo,
         output,
@@ -99,7 +104,6 @@ export async function connect(options: ConnectOptions, output: Output): Promise<
       tellLinks(attachment, output);
       attachment.on('detached', ({ pod }) => output.say(`pod ${pod} is gone`, 'detached', { pod }));
       attachment.on('refused', ({ laptopPort }) => output.count('failed', `call to 127.0.0.1:${laptopPort} refused`));
-      const awaitedPorts = options.readiness === 'listening' ? [...new Set(ports.values())] : [];
       const { signal } = leave;
       const rollout = new RolloutBeside({ cluster, target, attachment, awaitedPorts, output, undo, signal });
       const session = await rollout.begun();
@@ -141,6 +145,7 @@ type Swap = {
   cluster: Cluster;
   target: Target;
   ports: Map<number, number>;
+  readiness: Readiness;
   route: Route;
   undo: Undo;
   output: Output;
@@ -154,6 +159,7 @@ async function swap({
   cluster,
   target,
   ports,
+  readiness,
   route,
   undo,
   output,
@@ -181,8 +187,7 @@ async function swap({
     bundle: await agentBundle(),
     ...whoAmI(),
     servedPorts: [...ports.keys()],
-    // Without a port there is nothing to listen at.
-    readiness: ports.size > 0 ? options.readiness : ('connected' as const),
+    readiness,
     ...(guard.lease ? { lease: guard.lease } : {}),
   };
   const guarded = { cluster, target, session: spec.session, silenceMs, restorer, remedy, output };

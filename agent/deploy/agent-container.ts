@@ -1,5 +1,6 @@
 import { randomInt } from 'node:crypto';
 import { AGENT_VOLUME, objectName, sessionOfPod } from '../restore/record.ts';
+import type { Readiness } from '../wire/readiness.ts';
 import type { Json } from './kube.ts';
 
 export { AGENT_VOLUME, objectName, sessionOfPod };
@@ -84,8 +85,8 @@ export type AgentConfig = {
   probePort: number;
   /** How long the agent keeps the session without a connection, ms. */
   holdMs: number;
-  /** When the container may be called: `agent/pod/readiness.ts`. Undefined: while a laptop is connected. */
-  readiness?: 'connected' | 'listening';
+  /** Undefined: while a laptop is connected. */
+  readiness?: Readiness;
   /** How long the agent stays when no session is left, ms; undefined: for ever. */
   lonelyMs?: number;
 };
@@ -141,19 +142,4 @@ export function agentVolume(sessionId: string): Json {
       defaultMode: 0o444,
     },
   };
-}
-
-/**
- * A breakpoint on the laptop must not kill the pod: the agent answers liveness and startup by itself, readiness follows the
- * session. Long limits, because a container with little CPU takes its time to start Node; short periods, because a pod is
- * ready a whole period after the laptop is.
- */
-export function agentProbe(probe: 'livenessProbe' | 'startupProbe' | 'readinessProbe', probePort: number): Json {
-  const [path, periodSeconds, failureThreshold] = {
-    livenessProbe: ['/live', 10, 12],
-    startupProbe: ['/live', 1, 120],
-    readinessProbe: ['/ready', 1, 3],
-  }[probe] as [string, number, number];
-  const httpGet = { path, port: probePort, scheme: 'HTTP' };
-  return { httpGet, timeoutSeconds: 5, periodSeconds, successThreshold: 1, failureThreshold };
 }

@@ -6,7 +6,6 @@ import {
   AGENT_VOLUME,
   type AgentConfig,
   agentObjects,
-  agentProbe,
   agentVolume,
   MANAGED_BY,
   objectName,
@@ -15,6 +14,7 @@ import {
 } from './agent-container.ts';
 import type { Cluster, Json } from './kube.ts';
 import type { Likeness } from './likeness.ts';
+import { agentProbe } from './probes.ts';
 import { type PodEvent, watchPods } from './rollout.ts';
 
 /** A pod of lpk's own that only runs the agent: the cluster's end of `lpk proxy`. It replaces nothing. */

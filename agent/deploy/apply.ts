@@ -61,12 +61,12 @@ export async function swapIn(cluster: Cluster, target: Target, spec: SwapSpec): 
   const { kind, namespace, name, apiPath } = target;
   const held: HeldWorkload = { kind, namespace, name, apiPath, uid: target.uid, session: spec.session };
   const holder: Holder = { id: spec.session, owner: spec.owner, host: spec.host, since: new Date().toISOString() };
-  const { image = AGENT_IMAGE, session, probePort } = spec;
+  const { image = AGENT_IMAGE, session, probePort, readiness } = spec;
   const served = [
     ...target.containerPorts.map(({ port }) => port),
     ...target.servicePorts.map((each) => each.targetPort),
   ];
-  const agent = { session, image, probePort, servedPorts: spec.servedPorts ?? served };
+  const agent = { session, image, probePort, servedPorts: spec.servedPorts ?? served, readiness };
   let workload = await readWorkload(cluster, target);
   // Before anything is made: the usual refusals then leave nothing to undo.
   assertServable(kind, workload);

@@ -13,8 +13,10 @@ import {
   sessionOf,
 } from '../restore/record.ts';
 import { LpkError } from '../wire/errors.ts';
-import { AGENT_MOUNT, AGENT_VOLUME, agentProbe, agentVolume, START_SCRIPT } from './agent-container.ts';
+import type { Readiness } from '../wire/readiness.ts';
+import { AGENT_MOUNT, AGENT_VOLUME, agentVolume, START_SCRIPT } from './agent-container.ts';
 import type { Json } from './kube.ts';
+import { agentProbe, PROBE_FIELDS } from './probes.ts';
 
 /**
  * A swap as a pure function of a workload's JSON. It replaces the fields it must and writes each old value into one
@@ -29,6 +31,7 @@ export type AgentSpec = {
   probePort: number;
   /** Container ports that the agent is to listen on in the process's stead. */
   servedPorts: number[];
+  readiness?: Readiness;
 };
 
 const PRIVILEGED_BELOW = 1024;
@@ -92,9 +95,12 @@ export function planSwap(
   field('container', ['imagePullPolicy'], 'IfNotPresent');
   field('container', ['command'], ['/bin/sh', '-c', START_SCRIPT]);
   for (const gone of ['args', 'workingDir', 'lifecycle']) field('container', [gone], undefined);
-  for (const probe of ['livenessProbe', 'startupProbe', 'readinessProbe'] as const) {
+  const carried = typeof agent.readiness === 'object';
+  for (const probe of PROBE_FIELDS) {
     // Readiness always: without a probe of its own too, a pod must not be called while no laptop is there to answer.
-    if (container[probe] || probe === 'readinessProbe') field('container', [probe], agentProbe(probe, agent.probePort));
+    const own = container[probe];
+    if (own || probe === 'readinessProbe')
+      field('container', [probe], agentProbe(probe, agent.probePort, { own, carried }));
   }
   item('container', ['volumeMounts'], { name: AGENT_VOLUME, readOnly: true, mountPath: AGENT_MOUNT });
   item('pod', ['volumes'], agentVolume(agent.session));

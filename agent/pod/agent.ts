@@ -1,8 +1,9 @@
 import { readFileSync } from 'node:fs';
+import type { Readiness } from '../wire/readiness.ts';
 import { podEnvironment } from './environment.ts';
 import { endWhenLonely } from './lonely.ts';
 import { startProbes } from './probes.ts';
-import { type Readiness, type Served, whyUnready } from './readiness.ts';
+import { judge, type Served } from './readiness.ts';
 import { serveSession } from './serve.ts';
 import { startServer, type TunnelServer } from './server.ts';
 
@@ -44,7 +45,10 @@ export async function runAgent(folder: string): Promise<void> {
     servers.push(server);
   };
   await listen(config.listen === 'loopback' ? '127.0.0.1' : undefined);
-  await startProbes(config.probePort, () => whyUnready(config.readiness ?? 'connected', served));
+  await startProbes(
+    config.probePort,
+    judge(config.readiness ?? 'connected', () => served),
+  );
   console.log(
     `lpk agent for session ${config.session}: port ${config.port} (${config.listen}), probes on ${config.probePort}`,
   );

@@ -1,15 +1,19 @@
 import http from 'node:http';
+import type { Prober } from './carried-probe.ts';
+import type { WhyUnready } from './readiness.ts';
 
 /**
- * Answers the kubelet for the container: `/live` always (a debugger at a breakpoint harms nothing), `/ready` unless `whyUnready()` has a
+ * Answers the kubelet for the container: `/live` always (a debugger at a breakpoint harms nothing), `/ready` unless `whyUnready` has a
  * reason. Rejects with Node's listen error.
  */
-export async function startProbes(port: number, whyUnready: () => string | undefined): Promise<http.Server> {
-  const server = http.createServer((request, response) => {
-    const known = request.url === '/live' || request.url === '/ready';
-    const why = request.url === '/ready' ? whyUnready() : undefined;
-    const status = !known ? 404 : why ? 503 : 200;
-    response.writeHead(status, { 'content-type': 'text/plain' }).end(`${why ?? (known ? 'ok' : 'not found')}\n`);
+export async function startProbes(port: number, whyUnready: WhyUnready): Promise<http.Server> {
+  const server = http.createServer(async (request, response) => {
+    const answer = (status: number, text: string) =>
+      response.writeHead(status, { 'content-type': 'text/plain' }).end(`${text}\n`);
+    if (request.url === '/live') return answer(200, 'ok');
+    if (request.url !== '/ready') return answer(404, 'not found');
+    const why = await whyUnready(proberOf(request));
+    return why === undefined ? answer(200, 'ok') : answer(503, why);
   });
   server.maxConnections = 64;
   await new Promise<void>((resolve, reject) => {
@@ -17,4 +21,14 @@ export async function startProbes(port: number, whyUnready: () => string | undef
     server.listen({ port }, resolve);
   });
   return server;
+}
+
+function proberOf({ socket, headers }: http.IncomingMessage): Prober {
+  const plain = (address = '') => address.replace(/^::ffff:/, '');
+  return {
+    podAddress: plain(socket.localAddress),
+    address: plain(socket.remoteAddress),
+    port: socket.remotePort ?? 0,
+    userAgent: headers['user-agent'] ?? 'kube-probe',
+  };
 }
