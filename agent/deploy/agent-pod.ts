@@ -65,8 +65,23 @@ export async function ensureAgentPod(cluster: Cluster, spec: AgentPodSpec): Prom
   const owned = { apiVersion: 'v1', kind: 'ConfigMap', name, uid: configMap.metadata.uid };
   objects.secret.metadata.ownerReferences = [owned];
   await createOrRead(cluster, `${base}/secrets`, name, objects.secret);
-  await createOrRead(cluster, `${base}/pods`, name, agentPod(spec, owned));
+  let refused: LpkError | undefined;
+  for (const manner of MANNERS) {
+    try {
+      return void (await createOrRead(cluster, `${base}/pods`, name, agentPod(spec, owned, manner)));
+    } catch (error) {
+      // `create pods` is allowed (`preflightProxy`), so this is admission.
+      if (!(error instanceof LpkError) || error.code !== 'forbidden') throw error;
+      refused ??= error;
+    }
+  }
+  throw refused;
 }
+
+type Manner = { cpuLimit?: string; anyUser?: boolean };
+
+/** What admission may insist on, in the order it is tried: a CPU limit (quotas), its own choice of the user (OpenShift). */
+const MANNERS: Manner[] = [{}, { cpuLimit: '1' }, { anyUser: true }, { cpuLimit: '1', anyUser: true }];
 
 async function createOrRead(cluster: Cluster, path: string, name: string, body: Json): Promise<Json> {
   try {
@@ -115,7 +130,7 @@ export function watchAgentPod(cluster: Cluster, session: string, signal: AbortSi
  * Passes the "restricted" Pod Security Standard. A condition that nobody ever sets keeps it from being ready, so that no
  * Service whose selector fits the labels of `like` sends it traffic; its owner, that no controller adopts it for them.
  */
-function agentPod(spec: AgentPodSpec, configMap: Json): Json {
+function agentPod(spec: AgentPodSpec, configMap: Json, { cpuLimit, anyUser }: Manner): Json {
   const { session, probePort, like } = spec;
   return {
     apiVersion: 'v1',
@@ -133,8 +148,7 @@ function agentPod(spec: AgentPodSpec, configMap: Json): Json {
       readinessGates: [{ conditionType: 'lpk.dev/serves-nobody' }],
       securityContext: {
         runAsNonRoot: true,
-        runAsUser: NOBODY,
-        runAsGroup: NOBODY,
+        ...(anyUser ? {} : { runAsUser: NOBODY, runAsGroup: NOBODY }),
         seccompProfile: { type: 'RuntimeDefault' },
       },
       containers: [
@@ -145,7 +159,10 @@ function agentPod(spec: AgentPodSpec, configMap: Json): Json {
           command: ['/bin/sh', '-c', START_SCRIPT],
           livenessProbe: agentProbe('livenessProbe', probePort),
           startupProbe: agentProbe('startupProbe', probePort),
-          resources: { requests: { cpu: '10m', memory: '64Mi' }, limits: { memory: '256Mi' } },
+          resources: {
+            requests: { cpu: '10m', memory: '64Mi' },
+            limits: { memory: '256Mi', ...(cpuLimit ? { cpu: cpuLimit } : {}) },
+          },
           securityContext: {
             allowPrivilegeEscalation: false,
             readOnlyRootFilesystem: true,

@@ -224,7 +224,8 @@ function deployment(workload: Json, config: RestorerConfig, image: string): Json
               imagePullPolicy: 'IfNotPresent',
               command: [...NODE, `${AGENT_MOUNT}/agent.mjs`, 'restorer'],
               env: [{ name: RESTORER_VARIABLE, value: JSON.stringify(config) }],
-              resources: { requests: { cpu: '5m', memory }, limits: { memory } },
+              // A quota may ask for all four.
+              resources: { requests: { cpu: '5m', memory }, limits: { cpu: '200m', memory } },
               securityContext: {
                 allowPrivilegeEscalation: false,
                 readOnlyRootFilesystem: true,

@@ -26,6 +26,7 @@ import { type PodEvent, waitRollout, watchPods } from '../../agent/deploy/rollou
 import type { Carrier } from '../../agent/wire/carrier.ts';
 import type { LpkError } from '../../agent/wire/errors.ts';
 import { clusterUp, kubectl, userKubeconfig } from '../cluster/cluster.ts';
+import { conforming, createNamespace } from './namespace.ts';
 
 /** Finding, swapping, reaching and restoring, on the real cluster, with `stand-in-agent.ts` in the agent's place. */
 
@@ -33,7 +34,6 @@ import { clusterUp, kubectl, userKubeconfig } from '../cluster/cluster.ts';
 type Json = any;
 
 const namespace = `dep-${randomBytes(3).toString('hex')}`;
-const restricted = `${namespace}-restricted`;
 const dir = mkdtempSync(path.join(tmpdir(), 'lpk-deploy-'));
 const patience = () => AbortSignal.timeout(90_000);
 
@@ -42,9 +42,8 @@ let bundle: string;
 
 before(async () => {
   const { kubeconfig } = await clusterUp();
-  for (const name of [namespace, restricted]) await kubectl(['create', 'namespace', name]);
-  await kubectl(['label', 'namespace', restricted, 'pod-security.kubernetes.io/enforce=restricted']);
   cluster = await openCluster({ kubeconfig, namespace });
+  await createNamespace(cluster, namespace);
   bundle = await bundleAgent(path.join(import.meta.dirname, 'stand-in-agent.ts'));
 });
 
@@ -52,18 +51,18 @@ after(async () => {
   for (const each of laptops) each.abort();
   cluster?.close();
   rmSync(dir, { recursive: true });
-  await kubectl(['delete', 'namespace', namespace, restricted, '--wait=false', '--ignore-not-found']);
+  await kubectl(['delete', 'namespace', namespace, '--wait=false', '--ignore-not-found']);
 });
 
 type Kind = 'Deployment' | 'StatefulSet' | 'DaemonSet';
 
-/** A workload of one busybox container that sleeps, with whatever is given put over it. */
+/** A workload of one busybox container that sleeps, with whatever is given put over it, fit for the namespace. */
 function workload(
   kind: Kind,
   name: string,
   { container = {}, pod = {}, spec = {} }: Record<string, object> = {},
 ): Json {
-  return {
+  return conforming({
     apiVersion: 'apps/v1',
     kind,
     metadata: { name },
@@ -79,7 +78,7 @@ function workload(
       },
       ...spec,
     },
-  };
+  });
 }
 
 function service(name: string, spec: object): Json {
@@ -510,8 +509,8 @@ describe('serving', { concurrency: 4 }, () => {
 
 describe('in the pod', () => {
   /** What the stand-in says of itself, through the API server. */
-  async function told(pod: string, port: number, on = cluster): Promise<{ env: Record<string, string>; uid: number }> {
-    return await on.request('GET', `/api/v1/namespaces/${on.namespace}/pods/${pod}:${port}/proxy/`);
+  async function told(pod: string, port: number): Promise<{ env: Record<string, string>; uid: number }> {
+    return await cluster.request('GET', `/api/v1/namespaces/${namespace}/pods/${pod}:${port}/proxy/`);
   }
 
   test('the agent starts whatever environment the process was given, and finds it again', async () => {
@@ -540,32 +539,22 @@ describe('in the pod', () => {
     await restored(held);
   });
 
-  test('it runs where Pod Security is restricted and root is not allowed', async () => {
-    const on = await openCluster({ kubeconfig: (await clusterUp()).kubeconfig, namespace: restricted });
-    const container = {
-      ports: [{ containerPort: 80 }],
-      securityContext: {
-        allowPrivilegeEscalation: false,
-        capabilities: { drop: ['ALL'] },
-        readOnlyRootFilesystem: true,
-      },
-    };
-    const pod = { securityContext: { runAsNonRoot: true, seccompProfile: { type: 'RuntimeDefault' } } };
-    // busybox's user is root, so as it is it can't run; the agent must.
-    const list = `/apis/apps/v1/namespaces/${restricted}/deployments`;
-    await on.request('POST', list, { body: workload('Deployment', 'careful', { container, pod }) });
-    const target = await find('deployment/careful', undefined, on);
+  test('it runs where root is not allowed, although the image’s user is root', async () => {
+    const container = { ports: [{ containerPort: 80 }], securityContext: { readOnlyRootFilesystem: true } };
+    // As it is, it can't run; the agent must.
+    const careful = workload('Deployment', 'careful', { container, pod: { securityContext: { runAsUser: undefined } } });
+    await cluster.request('POST', `/apis/apps/v1/namespaces/${namespace}/deployments`, { body: careful });
+    const target = await find('deployment/careful');
     const original = target.workload.spec;
     const given = specFor(target);
-    const held = await swapIn(on, target, given);
-    const laptop = serve(target, given, throughProxy, on);
-    await waitRollout(on, target, { signal: patience() });
+    const held = await swapIn(cluster, target, given);
+    const laptop = serve(target, given, throughProxy);
+    await waitRollout(cluster, target, { signal: patience() });
     const [running] = laptop.events.filter(({ type }) => type === 'running');
-    assert.equal((await told(running?.pod as string, given.port, on)).uid, 1000);
+    assert.equal((await told(running?.pod as string, given.port)).uid, 1000);
     await laptop.end();
-    await restore(on, held);
-    assert.deepEqual((await on.request('GET', target.apiPath)).spec, original);
-    on.close();
+    await restore(cluster, held);
+    assert.deepEqual((await read(target)).spec, original);
   });
 });
 

@@ -7,6 +7,7 @@ import { bundleAgent } from '../../agent/deploy/bundle.ts';
 import { type Cluster, type Json, openCluster } from '../../agent/deploy/kube.ts';
 import { clusterUp, kubectl } from '../cluster/cluster.ts';
 import { endAll, Lpk, type LpkEvent } from './lpk.ts';
+import { conforming, createNamespace } from './namespace.ts';
 import type { Errand } from './peer.ts';
 import type { Got, Visit } from './strangers.ts';
 import { type Order, type Result, Transfers } from './transfers.ts';
@@ -45,7 +46,7 @@ export class Scene {
     await once(local, 'listening');
     const scene = new Scene(namespace, kubeconfig, await openCluster({ kubeconfig, namespace }), local);
     try {
-      await kubectl(['create', 'namespace', namespace]);
+      await createNamespace(scene.cluster, namespace);
       await scene.apply(...(await scene.#objects()));
       await kubectl(['rollout', 'status', '-n', namespace, 'deployment/peer', '--timeout=120s']);
       await kubectl(['rollout', 'status', '-n', namespace, 'deployment/web', '--timeout=120s']);
@@ -129,7 +130,7 @@ export class Scene {
   }
 
   async apply(...objects: Json[]): Promise<void> {
-    const input = JSON.stringify({ apiVersion: 'v1', kind: 'List', items: objects });
+    const input = JSON.stringify({ apiVersion: 'v1', kind: 'List', items: objects.map(conforming) });
     await kubectl(['apply', '-n', this.namespace, '-f', '-'], { input });
   }
 

@@ -6,6 +6,7 @@ import { waitRollout } from '../../agent/deploy/rollout.ts';
 import { type WorkloadKind, workloadRef } from '../../agent/deploy/workload.ts';
 import { clusterUp, kubectl } from '../cluster/cluster.ts';
 import { Lpk } from './lpk.ts';
+import { conforming, createNamespace } from './namespace.ts';
 
 /** A namespace of the real cluster with workloads in it, and a pod that calls others, as a cluster's own programs would. */
 
@@ -84,7 +85,7 @@ export class Shop {
     const { kubeconfig } = await clusterUp();
     const namespace = `con-${name}-${randomBytes(3).toString('hex')}`;
     const cluster = await openCluster({ kubeconfig, namespace });
-    await cluster.request('POST', '/api/v1/namespaces', { body: { metadata: { name: namespace } } });
+    await createNamespace(cluster, namespace);
     return new Shop(namespace, kubeconfig, cluster);
   }
 
@@ -116,8 +117,11 @@ export class Shop {
     );
   }
 
+  /** As the namespace wants them (namespace.ts). */
   async create(...objects: Json[]): Promise<void> {
-    await Promise.all(objects.map((object) => this.cluster.request('POST', this.#listPath(object), { body: object })));
+    await Promise.all(
+      objects.map((object) => this.cluster.request('POST', this.#listPath(object), { body: conforming(object) })),
+    );
   }
 
   #listPath({ apiVersion, kind }: Json): string {
