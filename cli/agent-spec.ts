@@ -3,10 +3,12 @@ import { agentPorts, newSessionId } from '../agent/deploy/agent-container.ts';
 import type { AgentPodSpec } from '../agent/deploy/agent-pod.ts';
 import { agentBundle } from '../agent/deploy/bundle.ts';
 import { parseTarget } from '../agent/deploy/find.ts';
+import { helpsToProxy } from '../agent/deploy/helpful-rights.ts';
 import type { Cluster } from '../agent/deploy/kube.ts';
 import { likenessOf } from '../agent/deploy/likeness.ts';
 import { preflightProxy, type Transport } from '../agent/deploy/preflight.ts';
 import { KEY_BYTES } from '../agent/wire/protocol.ts';
+import { sayGoesWithout } from './goes-without.ts';
 import { offerRestore } from './left-behind.ts';
 import type { Output } from './output.ts';
 import { whoAmI } from './whoami.ts';
@@ -30,7 +32,10 @@ export async function agentPodSpec(
   void offerRestore(cluster, output);
   const step = output.step(`checking rights in ${cluster.namespace} (${cluster.context})`, 'check');
   try {
-    const { transports } = await preflightProxy(cluster, options.transport);
+    const [{ transports }] = await Promise.all([
+      preflightProxy(cluster, options.transport),
+      sayGoesWithout(cluster, helpsToProxy(), output),
+    ]);
     const chosen = options.transport === 'auto' ? transports : [options.transport];
     const like = options.like === undefined ? undefined : await likenessOf(cluster, parseTarget(options.like));
     const key = randomBytes(KEY_BYTES);

@@ -5,6 +5,7 @@ import { forgetHistory, restore, swapIn } from '../agent/deploy/apply.ts';
 import { agentBundle } from '../agent/deploy/bundle.ts';
 import { containerEnvironment } from '../agent/deploy/container-environment.ts';
 import { findTarget, parseTarget, type Target } from '../agent/deploy/find.ts';
+import { helpsToServe } from '../agent/deploy/helpful-rights.ts';
 import type { Cluster } from '../agent/deploy/kube.ts';
 import { preflight } from '../agent/deploy/preflight.ts';
 import { clusterNetwork } from '../agent/deploy/ranges.ts';
@@ -22,6 +23,7 @@ import { openCluster } from './cluster.ts';
 import { ClusterNames } from './cluster-names.ts';
 import { expectCapture, runCommand } from './command.ts';
 import type { ConnectOptions } from './connect-options.ts';
+import { sayGoesWithout } from './goes-without.ts';
 import { assertCommand } from './launch.ts';
 import type { LeaseKeeper } from './lease-keeper.ts';
 import { type Leave, untilLeaving } from './leave.ts';
@@ -171,6 +173,7 @@ async function swap({
   const [{ transports }, guard] = await Promise.all([
     preflight(cluster, target, options.transport),
     planGuard(cluster, target, options),
+    sayGoesWithout(cluster, helpsToServe(target, { command: options.command !== undefined }), output),
   ]).catch(failing(swapping));
   const chosen = options.transport === 'auto' ? transports : [options.transport];
   const { silenceMs, restorer } = guard.lease ?? { silenceMs: options.restoreAfterMs, restorer: false };

@@ -1,5 +1,6 @@
 import { containerEnvironment } from '../agent/deploy/container-environment.ts';
 import { findTarget, parseTarget } from '../agent/deploy/find.ts';
+import { preflightVariables } from '../agent/deploy/preflight.ts';
 import { workloadName } from '../agent/deploy/workload.ts';
 import { LpkError } from '../agent/wire/errors.ts';
 import { openCluster } from './cluster.ts';
@@ -14,9 +15,10 @@ export async function env(options: EnvOptions, output: Output): Promise<number> 
   try {
     const { container } = options;
     const target = await findTarget(cluster, parseTarget(options.target), { container });
+    await preflightVariables(cluster, target);
     const pod = await containerEnvironment(cluster, target);
     if (!pod) {
-      const why = 'no pod of it runs, its image has no cat, or the right to create pods/exec is missing';
+      const why = 'no pod of it runs, or its image has no cat';
       throw new LpkError('not-found', `the variables of ${workloadName(target)} can't be read: ${why}`);
     }
     output.hide(Object.values(pod));

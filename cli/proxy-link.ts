@@ -9,6 +9,7 @@ import {
 } from '../agent/deploy/agent-pod.ts';
 import type { Cluster } from '../agent/deploy/kube.ts';
 import type { Transport } from '../agent/deploy/preflight.ts';
+import type { Owner } from '../agent/deploy/restorer.ts';
 import type { PodEvent } from '../agent/deploy/rollout.ts';
 import { LpkError } from '../agent/wire/errors.ts';
 import type { Session } from '../agent/wire/session.ts';
@@ -43,6 +44,7 @@ export class ProxyLink extends EventEmitter<ProxyLinkEvents> {
   #options: ProxyLinkOptions;
   #dialer: AgentDialer;
   #stop = new AbortController();
+  #made: Owner | undefined;
   #current: Current | undefined;
   #session: Session | undefined;
   #wasUp = false;
@@ -88,7 +90,7 @@ export class ProxyLink extends EventEmitter<ProxyLinkEvents> {
   /** Makes the pod and resolves when its agent answers. LpkError: what hinders it; then `close` is still to be called. */
   async start(): Promise<Session> {
     const { cluster, spec } = this.#options;
-    await ensureAgentPod(cluster, spec);
+    this.#made = await ensureAgentPod(cluster, spec);
     this.#run().catch((error: unknown) => this.#first.reject(error));
     return await this.#first.promise;
   }
@@ -199,7 +201,7 @@ export class ProxyLink extends EventEmitter<ProxyLinkEvents> {
     for (let retryMs = RETRY_MS; !signal.aborted; retryMs = Math.min(2 * retryMs, MAX_RETRY_MS)) {
       try {
         await removePod(cluster, spec.session, uid);
-        await ensureAgentPod(cluster, spec);
+        this.#made = await ensureAgentPod(cluster, spec, this.#made);
         return;
       } catch (error) {
         this.#trouble(error);

@@ -1,10 +1,13 @@
 import { createInterface } from 'node:readline/promises';
 import { findWorkload, parseTarget } from '../agent/deploy/find.ts';
+import { helpsToRestore } from '../agent/deploy/helpful-rights.ts';
+import { preflightRestore } from '../agent/deploy/preflight.ts';
 import { release } from '../agent/deploy/release.ts';
 import { readWorkload, workloadName } from '../agent/deploy/workload.ts';
 import { sessionOf } from '../agent/restore/record.ts';
 import { LpkError } from '../agent/wire/errors.ts';
 import { openCluster } from './cluster.ts';
+import { sayGoesWithout } from './goes-without.ts';
 import type { Output } from './output.ts';
 import { readableTime } from './readable-time.ts';
 import type { ReleaseOptions } from './release-options.ts';
@@ -16,10 +19,13 @@ export async function releaseSession(options: ReleaseOptions, output: Output): P
   const cluster = await openCluster({ kubeconfig, context, namespace }, output);
   try {
     const workload = await findWorkload(cluster, parseTarget(options.target));
-    const record = sessionOf(await readWorkload(cluster, workload));
+    const object = await readWorkload(cluster, workload);
+    const record = sessionOf(object);
     const name = workloadName(workload);
     const where = `${name} in namespace ${workload.namespace}`;
     if (!record) throw new LpkError('not-found', `${where} is not held by any session: nothing to release`);
+    await preflightRestore(cluster, { ...workload, workload: object }, { wait: false });
+    await sayGoesWithout(cluster, helpsToRestore(workload.kind), output);
     const { owner, host, since, id } = record;
     const whose = `the session of ${owner} on ${host} since ${readableTime(since)}`;
     if (!options.yes && !(await agreed(`End ${whose}, which holds ${where}?`))) {

@@ -6,12 +6,16 @@ import {
   restore as restoreWorkload,
 } from '../agent/deploy/apply.ts';
 import { findWorkload, parseTarget } from '../agent/deploy/find.ts';
+import { helpsToRestore } from '../agent/deploy/helpful-rights.ts';
 import type { Cluster } from '../agent/deploy/kube.ts';
+import { preflightRestore } from '../agent/deploy/preflight.ts';
 import { waitRollout } from '../agent/deploy/rollout.ts';
-import { type WorkloadRef, workloadName } from '../agent/deploy/workload.ts';
+import { readWorkload, type WorkloadRef, workloadName } from '../agent/deploy/workload.ts';
 import type { RestoreOutcome } from '../agent/restore/put-back.ts';
+import { sessionOf } from '../agent/restore/record.ts';
 import { LpkError } from '../agent/wire/errors.ts';
 import { openCluster } from './cluster.ts';
+import { sayGoesWithout } from './goes-without.ts';
 import type { Output } from './output.ts';
 import { runningProxies } from './proxy-control.ts';
 import type { RestoreOptions } from './restore-options.ts';
@@ -62,6 +66,7 @@ async function restoreTarget(
   around: Surroundings,
 ): Promise<number> {
   const workload = await findWorkload(cluster, parseTarget(target));
+  await checkRights(cluster, workload, options, around);
   const outcome = await restoreWorkload(cluster, workload);
   if (outcome.workload === 'restored') tellRestored(workload, outcome, around);
   // Who may not list sessions can still restore one; what is left over then stays for somebody who may.
@@ -76,6 +81,15 @@ async function restoreTarget(
   }
   if (outcome.workload === 'restored' && options.wait) await waitFor(cluster, workload, around);
   return 0;
+}
+
+/** Before anything is changed. LpkError `forbidden`, what requests throw. */
+async function checkRights(cluster: Cluster, ref: WorkloadRef, { wait }: RestoreOptions, { output }: Surroundings) {
+  const workload = await readWorkload(cluster, ref);
+  if (!sessionOf(workload)) return;
+  const there = { ...cluster, namespace: ref.namespace };
+  await preflightRestore(there, { ...ref, workload }, { wait });
+  await sayGoesWithout(there, helpsToRestore(ref.kind), output);
 }
 
 async function restoreAll(cluster: Cluster, options: RestoreOptions, around: Surroundings): Promise<number> {
@@ -93,6 +107,7 @@ async function restoreAll(cluster: Cluster, options: RestoreOptions, around: Sur
       continue;
     }
     try {
+      await checkRights(cluster, workload, options, around);
       const outcome = await restoreWorkload(cluster, { ...workload, session: id });
       if (outcome.workload !== 'restored') continue; // somebody was quicker
       tellRestored(workload, outcome, around);

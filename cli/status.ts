@@ -1,7 +1,9 @@
 import { type FoundSession, findSessions } from '../agent/deploy/apply.ts';
+import { helpsToSee } from '../agent/deploy/helpful-rights.ts';
 import type { Cluster } from '../agent/deploy/kube.ts';
 import { workloadName } from '../agent/deploy/workload.ts';
 import { openCluster } from './cluster.ts';
+import { sayGoesWithout } from './goes-without.ts';
 import type { Output } from './output.ts';
 import { runningProxies } from './proxy-control.ts';
 import { readableSpan, readableTime } from './readable-time.ts';
@@ -14,6 +16,8 @@ export async function status(options: StatusOptions, output: Output): Promise<nu
   const { kubeconfig, context, namespace } = options;
   const cluster = await openCluster({ kubeconfig, context, namespace }, output);
   try {
+    const where = options.allNamespaces ? { ...cluster, namespace: '' } : cluster;
+    await sayGoesWithout(where, helpsToSee(), output);
     const running = (await runningProxies({ namespace: undefined, context: undefined })).map((each) => each.status);
     await tellSessions(cluster, options, {
       output,

@@ -58,7 +58,9 @@ export async function withVolumePlaces(
 ): Promise<Record<string, string>> {
   if (!Object.values(set).some(hasVolumes)) return set;
   const { cluster, namespace, pod, container, place, output } = given;
-  const { spec } = await cluster.request('GET', `/api/v1/namespaces/${namespace}/pods/${pod}`);
-  const own = (spec.containers as Json[]).find(({ name }) => name === container);
+  // A list, which the session may ask for anyhow; to get a pod takes another right.
+  const query = { fieldSelector: `metadata.name=${pod}` };
+  const { items } = await cluster.request('GET', `/api/v1/namespaces/${namespace}/pods`, { query });
+  const own = ((items[0]?.spec.containers ?? []) as Json[]).find(({ name }) => name === container);
   return placeVolumes(set, own?.volumeMounts ?? [], place, (text) => output.warn(text, 'volume-missing'));
 }

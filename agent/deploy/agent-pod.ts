@@ -15,6 +15,7 @@ import {
 import type { Cluster, Json } from './kube.ts';
 import type { Likeness } from './likeness.ts';
 import { agentProbe } from './probes.ts';
+import type { Owner } from './restorer.ts';
 import { type PodEvent, watchPods } from './rollout.ts';
 
 /** A pod of lpk's own that only runs the agent: the cluster's end of `lpk proxy`. It replaces nothing. */
@@ -51,24 +52,28 @@ export const AGENT_CONTAINER = 'agent';
 const NOBODY = 65_532;
 
 /**
- * Makes the pod and what it mounts; what is there already stays, so it may be called again when the pod was lost. All goes
- * with the ConfigMap, which owns the rest. LpkError: what requests throw.
+ * Makes the pod and what it mounts; what is there already stays, so it may be called again when the pod was lost, with what it
+ * returned (`made`). All goes with the ConfigMap, which owns the rest. LpkError: what requests throw.
  */
-export async function ensureAgentPod(cluster: Cluster, spec: AgentPodSpec): Promise<void> {
+export async function ensureAgentPod(cluster: Cluster, spec: AgentPodSpec, made?: Owner): Promise<Owner> {
   const { image: _, like: __, owner, host, key, bundle, ...config } = spec;
   const base = `/api/v1/namespaces/${cluster.namespace}`;
   const name = objectName(spec.session);
   const record: ProxyRecord = { owner, host, since: new Date().toISOString() };
   const objects = agentObjects({ config, key, bundle });
   objects.configMap.metadata.annotations = { [PROXY_ANNOTATION]: JSON.stringify(record) };
-  const configMap = await createOrRead(cluster, `${base}/configmaps`, name, objects.configMap);
-  const owned = { apiVersion: 'v1', kind: 'ConfigMap', name, uid: configMap.metadata.uid };
+  const configMap = await create(cluster, `${base}/configmaps`, objects.configMap);
+  // Only when the answer to the first try was lost must it be read, which not everybody may.
+  const uid: string =
+    configMap?.metadata.uid ?? made?.uid ?? (await cluster.request('GET', `${base}/configmaps/${name}`)).metadata.uid;
+  const owned: Owner = { apiVersion: 'v1', kind: 'ConfigMap', name, uid };
   objects.secret.metadata.ownerReferences = [owned];
-  await createOrRead(cluster, `${base}/secrets`, name, objects.secret);
+  await create(cluster, `${base}/secrets`, objects.secret);
   let refused: LpkError | undefined;
   for (const manner of MANNERS) {
     try {
-      return void (await createOrRead(cluster, `${base}/pods`, name, agentPod(spec, owned, manner)));
+      await create(cluster, `${base}/pods`, agentPod(spec, owned, manner));
+      return owned;
     } catch (error) {
       // `create pods` is allowed (`preflightProxy`), so this is admission.
       if (!(error instanceof LpkError) || error.code !== 'forbidden') throw error;
@@ -78,20 +83,17 @@ export async function ensureAgentPod(cluster: Cluster, spec: AgentPodSpec): Prom
   throw refused;
 }
 
+/** @returns undefined when it is there: the name is ours alone, so it was made before. */
+async function create(cluster: Cluster, path: string, body: Json): Promise<Json | undefined> {
+  return await cluster.request('POST', path, { body }).catch((error: unknown) => {
+    if (!(error instanceof LpkError) || error.code !== 'conflict') throw error;
+  });
+}
+
 type Manner = { cpuLimit?: string; anyUser?: boolean };
 
 /** What admission may insist on, in the order it is tried: a CPU limit (quotas), its own choice of the user (OpenShift). */
 const MANNERS: Manner[] = [{}, { cpuLimit: '1' }, { anyUser: true }, { cpuLimit: '1', anyUser: true }];
-
-async function createOrRead(cluster: Cluster, path: string, name: string, body: Json): Promise<Json> {
-  try {
-    return await cluster.request('POST', path, { body });
-  } catch (error) {
-    // The name is ours alone: it is there because it was made before.
-    if (!(error instanceof LpkError) || error.code !== 'conflict') throw error;
-    return await cluster.request('GET', `${path}/${name}`);
-  }
-}
 
 /** Deletes a pod that has ended, so that `ensureAgentPod` can make it anew. `uid`: only this one. */
 export async function removePod(cluster: Cluster, session: string, uid: string): Promise<void> {
@@ -130,7 +132,7 @@ export function watchAgentPod(cluster: Cluster, session: string, signal: AbortSi
  * Passes the "restricted" Pod Security Standard. A condition that nobody ever sets keeps it from being ready, so that no
  * Service whose selector fits the labels of `like` sends it traffic; its owner, that no controller adopts it for them.
  */
-function agentPod(spec: AgentPodSpec, configMap: Json, { cpuLimit, anyUser }: Manner): Json {
+function agentPod(spec: AgentPodSpec, configMap: Owner, { cpuLimit, anyUser }: Manner): Json {
   const { session, probePort, like } = spec;
   return {
     apiVersion: 'v1',

@@ -50,6 +50,7 @@ const TIMEOUT_MS = 20_000;
 const WATCH_SILENCE_MS = 90_000;
 const WATCH_SECONDS = 600;
 const MAX_RETRIES = 5;
+const QUOTA_RETRY_MS = 200;
 const MAX_BACKOFF_MS = 5_000;
 
 /** Reads the kubeconfig (`KUBECONFIG`, else `~/.kube/config`); connects on the first request. LpkError `kubeconfig-invalid`. */
@@ -137,6 +138,11 @@ export async function openCluster(options: LoginOptions = {}, observer?: Cluster
         const afterS = Number(response.headers['retry-after'] ?? asStatus(body)?.details?.retryAfterSeconds);
         if ((status === 429 || status === 503) && afterS >= 0 && retries < MAX_RETRIES) {
           await sleep(Math.min(afterS, 10) * 1000, undefined, { signal: options.signal });
+          continue;
+        }
+        // Another was counted by the same quota at that moment. (What is there already has the reason AlreadyExists.)
+        if (method === 'POST' && status === 409 && asStatus(body)?.reason === 'Conflict' && retries < MAX_RETRIES) {
+          await sleep(Math.random() * QUOTA_RETRY_MS, undefined, { signal: options.signal });
           continue;
         }
         throw statusError(status, body, { server, user, doing: `${method} ${path}` });

@@ -36,6 +36,23 @@ export function rightsToReach(transport: Transport): Right[] {
   return ['get', 'create'].map((verb) => ({ verb, resource: 'pods', subresource: 'portforward' }));
 }
 
+/** What takes a session out of a workload; `wait`: and follows its rollout. */
+export function rightsToRestore({ kind, name, workload: object }: Servable, { wait }: { wait: boolean }): Right[] {
+  const verbs = ['get', ...(wait ? ['list', 'watch'] : []), 'patch'];
+  return [
+    ...verbs.map((verb) => ({ verb, group: 'apps', resource: `${kind}s`, name })),
+    ...(waitsForReady(kind, object) ? ['list', 'delete'].map((verb) => ({ verb, resource: 'pods' })) : []),
+    ...['configmaps', 'secrets'].map((resource) => ({ verb: 'delete', resource })),
+  ];
+}
+
+/** What reads the variables of a container that runs. */
+export function rightsToReadVariables(): Right[] {
+  // As for port-forward, `create` since 1.35.
+  const exec = ['get', 'create'].map((verb) => ({ verb, resource: 'pods', subresource: 'exec' }));
+  return [{ verb: 'list', resource: 'pods' }, ...exec];
+}
+
 /** Those of `rights` that the user doesn't have in the cluster's namespace, by SelfSubjectAccessReview. */
 export async function missingRights(cluster: Cluster, rights: Right[]): Promise<Right[]> {
   const allowed = await Promise.all(rights.map((right) => isAllowed(cluster, right)));
@@ -87,6 +104,18 @@ export async function preflightProxy(
   transport: Transport | 'auto',
 ): Promise<{ transports: Transport[] }> {
   return await assertRights(cluster, rightsToProxy(), transport, 'run a proxy');
+}
+
+/** The same for `lpk restore` and `lpk release`. */
+export async function preflightRestore(cluster: Cluster, held: Servable, options: { wait: boolean }): Promise<void> {
+  const missing = await missingRights(cluster, rightsToRestore(held, options));
+  if (missing.length > 0) throw forbidden(cluster, `restore ${workloadName(held)}`, missing);
+}
+
+/** The same for `lpk env`. */
+export async function preflightVariables(cluster: Cluster, target: WorkloadRef): Promise<void> {
+  const missing = await missingRights(cluster, rightsToReadVariables());
+  if (missing.length > 0) throw forbidden(cluster, `read the variables of ${workloadName(target)}`, missing);
 }
 
 async function assertRights(cluster: Cluster, rights: Right[], transport: Transport | 'auto', doing: string) {

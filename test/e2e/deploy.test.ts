@@ -542,7 +542,10 @@ describe('in the pod', () => {
   test('it runs where root is not allowed, although the image’s user is root', async () => {
     const container = { ports: [{ containerPort: 80 }], securityContext: { readOnlyRootFilesystem: true } };
     // As it is, it can't run; the agent must.
-    const careful = workload('Deployment', 'careful', { container, pod: { securityContext: { runAsUser: undefined } } });
+    const careful = workload('Deployment', 'careful', {
+      container,
+      pod: { securityContext: { runAsUser: undefined } },
+    });
     await cluster.request('POST', `/apis/apps/v1/namespaces/${namespace}/deployments`, { body: careful });
     const target = await find('deployment/careful');
     const original = target.workload.spec;

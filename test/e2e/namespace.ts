@@ -2,6 +2,9 @@ import type { Cluster, Json } from '../../agent/deploy/kube.ts';
 
 /** Namespaces as companies keep them: restricted Pod Security, and a quota that counts everything. All tests live in such. */
 
+/** `root`: for what only root in a pod can show, Pod Security is not enforced. */
+export type Strictness = { root?: boolean };
+
 /** Room for every test; what it is for is that containers without requests and limits are refused. */
 const HARD = {
   ...{ 'requests.cpu': '1k', 'requests.memory': '1Ti', 'limits.cpu': '1k', 'limits.memory': '1Ti', pods: '1k' },
@@ -11,9 +14,9 @@ const HARD = {
 };
 
 /** Makes a namespace that enforces the Pod Security Standard "restricted" and has a ResourceQuota that is in force. */
-export async function createNamespace(cluster: Cluster, name: string): Promise<void> {
+export async function createNamespace(cluster: Cluster, name: string, { root }: Strictness = {}): Promise<void> {
   const labels = {
-    'pod-security.kubernetes.io/enforce': 'restricted',
+    'pod-security.kubernetes.io/enforce': root ? 'privileged' : 'restricted',
     'pod-security.kubernetes.io/enforce-version': 'latest',
   };
   await cluster.request('POST', '/api/v1/namespaces', { body: { metadata: { name, labels } } });
@@ -38,13 +41,13 @@ const CONTAINER_SECURITY = { allowPrivilegeEscalation: false, capabilities: { dr
 const RESOURCES = { requests: { cpu: '1m', memory: '8Mi' }, limits: { cpu: '4', memory: '512Mi' } };
 
 /** The object (a workload, a pod, or another, which stays) with what such a namespace asks of pods, where it says nothing else. */
-export function conforming(object: Json): Json {
+export function conforming(object: Json, { root }: Strictness = {}): Json {
   const conformed = structuredClone(object);
   const pod = conformed.kind === 'Pod' ? conformed.spec : conformed.spec?.template?.spec;
   if (!pod?.containers) return conformed;
-  pod.securityContext = { ...POD_SECURITY, ...pod.securityContext };
+  if (!root) pod.securityContext = { ...POD_SECURITY, ...pod.securityContext };
   for (const container of [...pod.containers, ...(pod.initContainers ?? [])]) {
-    container.securityContext = { ...CONTAINER_SECURITY, ...container.securityContext };
+    if (!root) container.securityContext = { ...CONTAINER_SECURITY, ...container.securityContext };
     container.resources = { ...RESOURCES, ...container.resources };
   }
   return conformed;

@@ -130,7 +130,7 @@ export class Scene {
   }
 
   async apply(...objects: Json[]): Promise<void> {
-    const input = JSON.stringify({ apiVersion: 'v1', kind: 'List', items: objects.map(conforming) });
+    const input = JSON.stringify({ apiVersion: 'v1', kind: 'List', items: objects.map((each) => conforming(each)) });
     await kubectl(['apply', '-n', this.namespace, '-f', '-'], { input });
   }
 

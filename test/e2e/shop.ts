@@ -6,7 +6,7 @@ import { waitRollout } from '../../agent/deploy/rollout.ts';
 import { type WorkloadKind, workloadRef } from '../../agent/deploy/workload.ts';
 import { clusterUp, kubectl } from '../cluster/cluster.ts';
 import { Lpk } from './lpk.ts';
-import { conforming, createNamespace } from './namespace.ts';
+import { conforming, createNamespace, type Strictness } from './namespace.ts';
 
 /** A namespace of the real cluster with workloads in it, and a pod that calls others, as a cluster's own programs would. */
 
@@ -74,19 +74,22 @@ export class Shop {
   readonly kubeconfig: string;
   readonly cluster: Cluster;
 
-  private constructor(namespace: string, kubeconfig: string, cluster: Cluster) {
+  #strictness: Strictness;
+
+  private constructor(namespace: string, kubeconfig: string, cluster: Cluster, strictness: Strictness) {
+    this.#strictness = strictness;
     this.namespace = namespace;
     this.kubeconfig = kubeconfig;
     this.cluster = cluster;
   }
 
-  /** A new namespace. */
-  static async open(name: string): Promise<Shop> {
+  /** A new namespace; see namespace.ts. */
+  static async open(name: string, strictness: Strictness = {}): Promise<Shop> {
     const { kubeconfig } = await clusterUp();
     const namespace = `con-${name}-${randomBytes(3).toString('hex')}`;
     const cluster = await openCluster({ kubeconfig, namespace });
-    await createNamespace(cluster, namespace);
-    return new Shop(namespace, kubeconfig, cluster);
+    await createNamespace(cluster, namespace, strictness);
+    return new Shop(namespace, kubeconfig, cluster, strictness);
   }
 
   async close(): Promise<void> {
@@ -120,7 +123,9 @@ export class Shop {
   /** As the namespace wants them (namespace.ts). */
   async create(...objects: Json[]): Promise<void> {
     await Promise.all(
-      objects.map((object) => this.cluster.request('POST', this.#listPath(object), { body: conforming(object) })),
+      objects.map((object) =>
+        this.cluster.request('POST', this.#listPath(object), { body: conforming(object, this.#strictness) }),
+      ),
     );
   }
 

@@ -42,7 +42,8 @@ let shop: Shop;
 let pv: string;
 
 before(async () => {
-  shop = await Shop.open('volumes');
+  // Devices, and files that only their owner may read, take root.
+  shop = await Shop.open('volumes', { root: true });
   pv = `${shop.namespace}-disk`;
   const claim = { accessModes: ['ReadWriteOnce'], storageClassName: '', resources: { requests: { storage: '1Gi' } } };
   await shop.cluster.request('POST', '/api/v1/persistentvolumes', {

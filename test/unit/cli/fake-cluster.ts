@@ -8,6 +8,8 @@ export class FakeCluster {
   readonly objects = new Map<string, Json>();
   /** Requests that are refused, by `METHOD path`. */
   readonly refused = new Set<string>();
+  /** Rights that the user has not: `delete secrets in shop`, `patch deployments/web in shop`. */
+  readonly lacking = new Set<string>();
   namespace = 'shop';
 
   deployment(name: string, namespace = 'shop'): Json {
@@ -86,6 +88,7 @@ export class FakeCluster {
   }
 
   #answer(method: string, path: string, options: RequestOptions = {}): Json {
+    if (path.endsWith('/selfsubjectaccessreviews')) return this.#review((options.body as Json).spec.resourceAttributes);
     if (this.refused.has(`${method} ${path}`)) throw new LpkError('forbidden', `may not ${method} ${path}`);
     const object = this.objects.get(path);
     if (method === 'GET' && /(s|configmaps|secrets)$/.test(path) && !object) return this.#list(path);
@@ -93,6 +96,11 @@ export class FakeCluster {
     if (method === 'DELETE') this.objects.delete(path);
     if (method === 'PATCH') this.objects.set(path, applyPatch(object, options.body as Json));
     return this.objects.get(path);
+  }
+
+  #review({ namespace, verb, resource, name }: Json): Json {
+    const right = `${verb} ${resource}${name ? `/${name}` : ''} in ${namespace}`;
+    return { status: { allowed: !this.lacking.has(right) } };
   }
 
   /** `/api/v1/namespaces/NS/RESOURCE`, or `/api/v1/RESOURCE` for all namespaces. */

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
+import type { Json } from '../../../agent/deploy/kube.ts';
 import { Output, type Sink } from '../../../cli/output.ts';
 import { restoreSessions } from '../../../cli/restore.ts';
 import { type RestoreOptions, readRestoreOptions } from '../../../cli/restore-options.ts';
@@ -109,6 +110,27 @@ test('who may not list sessions can still restore a target', async () => {
   for (const kind of ['daemonsets', 'deployments']) fake.refused.add(`GET /apis/apps/v1/namespaces/shop/${kind}`);
   assert.equal((await restore(fake, { target: 'deployment/web' })).code, 0);
   assert.deepEqual(fake.state, before);
+});
+
+test('rights that are missing are named before anything is changed', async () => {
+  const fake = new FakeCluster();
+  for (const name of ['web', 'api']) fake.deployment(name);
+  for (const name of ['web', 'api']) fake.hold(name, { id: `${name}1`, ...ME });
+  const held = fake.state;
+  for (const right of ['delete secrets in shop', 'watch deployments/web in shop']) fake.lacking.add(right);
+  const lacks = 'user "me" lacks rights in namespace shop to restore deployment/web: ';
+  await assert.rejects(restore(fake, { target: 'deployment/web' }), {
+    code: 'forbidden',
+    message: `${lacks}watch deployments.apps "web"; delete secrets`,
+  });
+  await assert.rejects(restore(fake, { target: 'deployment/web', wait: false }), {
+    code: 'forbidden',
+    message: `${lacks}delete secrets`,
+  });
+  fake.lacking.delete('delete secrets in shop');
+  assert.equal((await restore(fake, {})).code, 1, 'the other is restored all the same');
+  const apart = ([path]: [string, Json]) => !path.includes('api');
+  assert.deepEqual(Object.entries(fake.state).filter(apart), Object.entries(held).filter(apart));
 });
 
 test('--all restores one’s own sessions, and lists other people’s', async () => {

@@ -1,7 +1,7 @@
 /** $(volumeMounts:NAME) in the command's variables. */
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import type { Cluster } from '../../../agent/deploy/kube.ts';
+import type { Cluster, RequestOptions } from '../../../agent/deploy/kube.ts';
 import { placeVolumes, withVolumePlaces } from '../../../cli/volume-tokens.ts';
 
 const TOKEN = '/var/run/secrets/kubernetes.io/serviceaccount';
@@ -72,9 +72,9 @@ test('without copies it is the pod’s path, and that is told', () => {
 test('the pod is asked only when a variable needs it', async () => {
   const asked: string[] = [];
   const cluster = {
-    request: async (_method: string, path: string) => {
-      asked.push(path);
-      return { spec: { containers: [{ name: 'side' }, { name: 'app', volumeMounts: mounts }] } };
+    request: async (_method: string, path: string, { query }: RequestOptions) => {
+      asked.push(`${path}?${query?.fieldSelector}`);
+      return { items: [{ spec: { containers: [{ name: 'side' }, { name: 'app', volumeMounts: mounts }] } }] };
     },
   } as unknown as Cluster;
   const given = { cluster, namespace: 'shop', pod: 'web-1', container: 'app', place: (path: string) => path };
@@ -82,5 +82,5 @@ test('the pod is asked only when a variable needs it', async () => {
   assert.deepEqual(await withVolumePlaces({ A: '1' }, { ...given, output }), { A: '1' });
   assert.deepEqual(asked, []);
   assert.deepEqual(await withVolumePlaces({ A: '$(volumeMounts:allow-list)' }, { ...given, output }), { A: '/config' });
-  assert.deepEqual(asked, ['/api/v1/namespaces/shop/pods/web-1']);
+  assert.deepEqual(asked, ['/api/v1/namespaces/shop/pods?metadata.name=web-1']);
 });

@@ -122,6 +122,18 @@ test('a 429 or 503 that says when is asked again then, not for ever', async (t) 
   assert.equal(requests.length, 9);
 });
 
+test('a creation that a quota counted at the same moment as another is asked again; what is there already is a conflict', async (t) => {
+  const raced = json(409, { ...failure(409), reason: 'Conflict' });
+  const there = json(409, { ...failure(409), reason: 'AlreadyExists' });
+  const { cluster, requests } = await scripted(t, [raced, raced, json(201, { n: 1 }), there, raced]);
+  assert.deepEqual(await cluster.request('POST', '/x', { body: {} }), { n: 1 });
+  await assert.rejects(cluster.request('POST', '/x', { body: {} }), { code: 'conflict' });
+  await assert.rejects(cluster.request('PATCH', '/x', { body: {} }), { code: 'conflict' });
+  assert.equal(requests.length, 5);
+  await assert.rejects(cluster.request('POST', '/x', { body: {} }), { code: 'conflict' });
+  assert.equal(requests.length, 11);
+});
+
 test('a kept connection that the API server closes is no failure', async (t) => {
   const hangUp: Answer = (request) => request.socket.resetAndDestroy();
   const { cluster, requests } = await scripted(t, [json(200, { n: 1 }), hangUp, json(200, { n: 2 }), hangUp]);
