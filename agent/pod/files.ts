@@ -22,6 +22,10 @@ const LOOK_MS = 1_000;
 const MANY = 1_000;
 const REST = 10;
 const PIECE_BYTES = 64 * 1024;
+/** Of kubelet's atomic writer (pkg/volume/util/atomic_writer.go). */
+const VERSION = '..data';
+/** Who publishes a version with every look gets what there is. */
+const MAX_TORN = 10;
 const MAX_PATH_BYTES = 1_024;
 /** More of them are counted only. */
 const MAX_SKIPPED = 100;
@@ -85,9 +89,23 @@ class Copy {
    * look saw and how long it took.
    */
   async round(): Promise<{ entries: number; tookMs: number }> {
+    for (let tries = 1; ; tries++) {
+      const version = tries <= MAX_TORN ? await this.#version() : undefined;
+      const looked = await this.#roundOf(version);
+      if (looked) return looked;
+    }
+  }
+
+  /**
+   * Kubelet writes a folder with all files, turns the link `..data` to it and removes the former one. So files of two versions are no
+   * copy: undefined when the next one came before all of this one were sent, and then `..data` leads to the former one still, which
+   * the laptop has whole.
+   */
+  async #roundOf(version: string | undefined): Promise<{ entries: number; tookMs: number } | undefined> {
     const startedMs = performance.now();
     const look = new Look(this.#root, this.#limits);
     await look.run();
+    if (await this.#isPast(version)) return undefined;
     const looked = { entries: look.found.length, tookMs: performance.now() - startedMs };
     const { skipped } = look;
     const found = look.found.filter((each) => !this.#isUnreadable(each, skipped));
@@ -96,8 +114,9 @@ class Copy {
     for (const { path } of found) gone.delete(path);
     for (const each of changed) {
       const { path, mark } = each;
-      const why = await this.#send(each);
+      const why = await this.#send(each, version);
       if (why === undefined) this.#sent.set(path, mark);
+      else if (await this.#isPast(version)) return undefined;
       else {
         skipped.add(path, why);
         this.#unreadable.set(path, { mark, why });
@@ -127,12 +146,22 @@ class Copy {
     return true;
   }
 
+  /** Which folder is kubelet's present one; undefined in any other kind of mount. */
+  async #version(): Promise<string | undefined> {
+    return await readlink(this.#absolute(VERSION)).catch(() => undefined);
+  }
+
+  async #isPast(version: string | undefined): Promise<boolean> {
+    return version !== undefined && (await this.#version()) !== version;
+  }
+
   /** Why not; undefined: it is sent. */
-  async #send({ type, path, mode }: Found): Promise<string | undefined> {
+  async #send({ type, path, mode }: Found, version: string | undefined): Promise<string | undefined> {
     const name = this.#absolute(path);
     try {
       if (type === 'file') return await this.#sendFile(name, path);
-      const target = type === 'link' ? await readlink(name) : '';
+      const turned = path === VERSION ? version : undefined;
+      const target = type === 'link' ? (turned ?? (await readlink(name))) : '';
       await this.#out.entry({ type, path, target, mode });
       return undefined;
     } catch (error) {

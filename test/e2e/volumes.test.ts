@@ -1,5 +1,14 @@
 import assert from 'node:assert/strict';
-import { chmodSync, copyFileSync, existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, before, describe, test } from 'node:test';
@@ -7,6 +16,7 @@ import type { Json } from '../../agent/deploy/kube.ts';
 import { kubectl } from '../cluster/cluster.ts';
 import { cluster } from '../cluster/up.ts';
 import { endAll, Lpk } from './lpk.ts';
+import { builtInClusterClient } from './programs/build.ts';
 import { eventually, Shop, workload } from './shop.ts';
 
 /** The pod's volumes on the laptop: what a program finds at their paths, how fresh it is, and what a hostile pod comes to. */
@@ -40,8 +50,11 @@ const LIST = `for top; do find "$top" | sort | while read -r f; do
 
 let shop: Shop;
 let pv: string;
+/** The folder of the Go program of that name. */
+let inCluster: string;
 
 before(async () => {
+  inCluster = await builtInClusterClient();
   // Devices, and files that only their owner may read, take root.
   shop = await Shop.open('volumes', { root: true });
   pv = `${shop.namespace}-disk`;
@@ -171,13 +184,13 @@ async function podOf(name: string): Promise<string> {
   return pod?.metadata.name;
 }
 
-/** The command line that runs `command` as an ordinary user, with Node, lpk and kubectl where this user can read them. */
+/** The command line that runs `command` as an ordinary user, with Node, lpk, kubectl and in-cluster where this user can read them. */
 function asNobody(command: string[]): string[] {
   const folder = path.join(dir, 'person');
   const home = path.join(folder, 'home');
   if (!existsSync(folder)) {
     for (const name of ['bin', 'lpk', 'home']) mkdirSync(path.join(folder, name), { recursive: true });
-    for (const name of ['node', 'kubectl']) writeFileSync(path.join(folder, 'bin', name), '');
+    for (const name of ['node', 'kubectl', 'in-cluster']) writeFileSync(path.join(folder, 'bin', name), '');
     copyFileSync(shop.kubeconfig, path.join(folder, 'config'));
     chmodSync(path.join(folder, 'config'), 0o644);
     for (const name of [dir, folder]) chmodSync(name, 0o711);
@@ -186,6 +199,7 @@ function asNobody(command: string[]): string[] {
   const mounts = [
     [process.execPath, 'bin/node'],
     [cluster().kube, 'bin/kubectl'],
+    [path.join(inCluster, 'in-cluster'), 'bin/in-cluster'],
     [path.join(import.meta.dirname, '../..'), 'lpk'],
   ].map(([from, to]) => `mount --bind ${from} ${path.join(folder, to as string)}`);
   const env = [`HOME=${home}`, `TMPDIR=${home}`, `PATH=${folder}/bin:/usr/bin:/bin`, 'LANG=C.UTF-8'];
@@ -298,15 +312,38 @@ describe('every kind of volume', () => {
   });
 
   test('kubectl without a kubeconfig, as an ordinary user, is the pod’s service account', async () => {
-    const lpk = nobodysLpk('deployment/all', '--', 'kubectl', 'get', 'pods', '-o', 'name');
+    const who =
+      'echo "config:[$KUBECONFIG]$(ls ~/.kube 2>&1)"; id -u; grep CapEff /proc/self/status; exec kubectl "$@"';
+    const kubectl = (...args: string[]) => nobodysLpk('deployment/all', '--', '/bin/sh', '-c', who, 'sh', ...args);
+    const lpk = kubectl('get', 'pods', '-o', 'name');
     assert.equal((await lpk.exit()).code, 0, String(lpk));
-    assert.ok(
-      lpk.lines.some((line) => /^pod\/all-/.test(line)),
-      String(lpk),
-    );
-    const denied = nobodysLpk('deployment/all', '--', 'kubectl', 'get', 'secrets');
+    for (const line of [/^config:\[\].*No such file/, new RegExp(`^${USER}$`), /^CapEff:\s*0+$/, /^pod\/all-/]) {
+      assert.ok(
+        lpk.lines.some((each) => line.test(each)),
+        `${line} in ${lpk}`,
+      );
+    }
+    const denied = kubectl('get', 'secrets');
     assert.equal((await denied.exit()).code, 1);
     assert.match(denied.stderr, new RegExp(`system:serviceaccount:${shop.namespace}:looker`));
+  });
+
+  test('a static Go program with client-go’s in-cluster configuration is so too', async () => {
+    const header = readFileSync(path.join(inCluster, 'in-cluster')).subarray(0, 4_096);
+    assert.ok(!header.includes('ld-linux'), 'it is static');
+    const lpk = nobodysLpk('deployment/all', '--', 'in-cluster');
+    assert.equal((await lpk.exit()).code, 0, String(lpk));
+    const { spec } = await shop.cluster.request('GET', '/api/v1/namespaces/default/services/kubernetes');
+    assert.ok(lpk.lines.includes(`host https://${spec.clusterIP}:443`), String(lpk));
+    assert.ok(
+      lpk.lines.some((line) => /^pod all-/.test(line)),
+      String(lpk),
+    );
+    const refused = lpk.lines.find((line) => line.startsWith('refused'));
+    assert.ok(
+      refused?.includes(`User "system:serviceaccount:${shop.namespace}:looker" cannot list resource "secrets"`),
+      String(lpk),
+    );
   });
 });
 

@@ -14,6 +14,8 @@ import {
   truncateSync,
   writeFileSync,
 } from 'node:fs';
+import fsPromises from 'node:fs/promises';
+import { syncBuiltinESMExports } from 'node:module';
 import net from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
@@ -71,7 +73,7 @@ async function copying(
 function publish(pod: string, version: string, content: string): void {
   const made = `..${version}`;
   mkdirSync(path.join(pod, made));
-  writeFileSync(path.join(pod, made, 'key'), content);
+  for (const name of ['key', 'last']) writeFileSync(path.join(pod, made, name), content);
   symlinkSync(made, path.join(pod, '..data_tmp'));
   const before = readdirSync(pod).includes('..data') ? readlinkSync(path.join(pod, '..data')) : undefined;
   renameSync(path.join(pod, '..data_tmp'), path.join(pod, '..data'));
@@ -91,6 +93,60 @@ test('a volume of kubelet’s comes as it is, and its next version by itself', a
   assert.equal(readFileSync(path.join(place, 'key'), 'utf8'), 'new');
   assert.deepEqual(readdirSync(place).sort(), ['..2', '..data', 'key']);
   assert.equal(reports[1]?.skippedCount, 0);
+});
+
+/** Has `act` done before each call of this function of node:fs/promises for a path with this ending. */
+function before(t: TestContext, name: 'lstat' | 'open', ending: string, act: () => void): void {
+  const original = fsPromises[name] as (...args: unknown[]) => Promise<unknown>;
+  t.mock.method(fsPromises, name, (...args: unknown[]) => {
+    if (String(args[0]).endsWith(ending)) act();
+    return original(...args);
+  });
+  syncBuiltinESMExports();
+  t.after(() => {
+    t.mock.restoreAll();
+    syncBuiltinESMExports();
+  });
+}
+
+for (const [when, name, ending] of [
+  ['looked at', 'lstat', '/..data'],
+  ['sent', 'open', '/..2/last'],
+] as const) {
+  test(`a version that is over before it is all ${when} is never seen, and the former one until the next is whole`, async (t) => {
+    const { pod, place, round, reports } = await copying(t, (at) => {
+      publish(at, '1', 'one');
+      for (const key of ['key', 'last']) symlinkSync(`..data/${key}`, path.join(at, key));
+    });
+    await round(1);
+    let isOver = false;
+    before(t, name, ending, () => {
+      if (!isOver) publish(pod, '3', 'three');
+      isOver = true;
+    });
+    publish(pod, '2', 'two');
+    const seen = new Set<string>();
+    await until(() => {
+      for (const key of ['key', 'last']) seen.add(readFileSync(path.join(place, key), 'utf8'));
+      return seen.has('three');
+    }, 'the third version');
+    assert.deepEqual([...seen], ['one', 'three']);
+    await round(2);
+    assert.deepEqual(readdirSync(place).sort(), ['..3', '..data', 'key', 'last']);
+    assert.deepEqual(
+      reports.map(({ skippedCount }) => skippedCount),
+      [0, 0],
+    );
+  });
+}
+
+test('a volume whose every look is torn is copied all the same', async (t) => {
+  const { place, round, pod } = await copying(t, (at) => publish(at, '1', '1'));
+  await round(1);
+  let version = 1;
+  before(t, 'lstat', '/..data', () => publish(pod, `${++version}`, `${version}`));
+  await round(2);
+  assert.ok(readlinkSync(path.join(place, '..data')) !== '..1');
 });
 
 test('only what changed is sent, and nothing when nothing does', async (t) => {
