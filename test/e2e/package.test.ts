@@ -33,7 +33,7 @@ test('the tarball has what it should and nothing else', () => {
   const files = run('tar', ['-tzf', tarball], folder).trimEnd().split('\n');
   const intended = [
     /^package\/(package\.json|README\.md|CHANGELOG\.md|LICENSE)$/,
-    /^package\/agent\/wire\/SPEC\.md$/,
+    /^package\/(agent\/wire\/SPEC\.md|docs\/rbac(-cluster)?\.yaml)$/,
     /^package\/dist\/(agent\.mjs|cli\/lpk\.schema\.json)$/,
     /^package\/dist\/(cli|proxy|proxy\/capture|dns|agent\/wire|agent\/deploy|agent\/restore)\/[a-z0-9-]+\.js$/,
   ];
@@ -46,6 +46,8 @@ test('the tarball has what it should and nothing else', () => {
     'README.md',
     'CHANGELOG.md',
     'agent/wire/SPEC.md',
+    'docs/rbac.yaml',
+    'docs/rbac-cluster.yaml',
     'dist/agent.mjs',
     'dist/cli/connect.js',
     'dist/cli/lpk.schema.json',
