@@ -1,0 +1,99 @@
+import { Lane } from './lane.ts';
+
+/** The fault table: what is done to a session, how often, and what came of it. */
+
+/** What a run found to be so; what it says nothing of doesn't apply to it. */
+export type Found = { restored?: true; resumed?: true; nothingLeft?: true };
+
+export type Row = {
+  name: string;
+  /** The fault is the whole cluster's: nothing else runs meanwhile. */
+  alone?: true;
+  /** How many runs it has in so many rounds; one each unless told otherwise. */
+  cases?: (rounds: number) => number;
+  /** Throws what was not as it should be. `nth`, from 0, tells the runs apart. */
+  run: (lane: Lane, nth: number, rounds: number) => Promise<Found>;
+};
+
+export type Outcome = { row: string; nth: number; found?: Found; failure?: string; tookMs: number };
+
+export type TableOptions = {
+  rounds: number;
+  /** How many runs take place side by side. */
+  lanes: number;
+  /** Hears every outcome as it comes, and how many are still to come. */
+  onOutcome?: (outcome: Outcome, left: number) => void;
+};
+
+/** Runs all rows: those of single sessions side by side, then those of the whole cluster. */
+export async function runTable(rows: Row[], { rounds, lanes, onOutcome }: TableOptions): Promise<Outcome[]> {
+  const runs = rows.flatMap((row) => Array.from({ length: row.cases?.(rounds) ?? rounds }, (_, nth) => ({ row, nth })));
+  const [alone, others] = [runs.filter(({ row }) => row.alone), runs.filter(({ row }) => !row.alone)];
+  const outcomes: Outcome[] = [];
+  const work = async (queue: typeof runs) => {
+    let lane: Lane | undefined;
+    for (let next = queue.shift(); next; next = queue.shift()) {
+      const { row, nth } = next;
+      const begun = performance.now();
+      let result: Pick<Outcome, 'found' | 'failure'>;
+      try {
+        lane ??= await Lane.open();
+        result = { found: await row.run(lane, nth, rounds) };
+      } catch (error) {
+        result = { failure: `${error instanceof Error ? error.message : error}; ${lane?.said}` };
+        await lane?.close();
+        lane = undefined;
+      }
+      const outcome = { row: row.name, nth, ...result, tookMs: performance.now() - begun };
+      outcomes.push(outcome);
+      onOutcome?.(outcome, runs.length - outcomes.length);
+    }
+    await lane?.close();
+  };
+  await Promise.all(Array.from({ length: Math.min(lanes, others.length) }, () => work(others)));
+  await work(alone);
+  return outcomes;
+}
+
+export type Line = {
+  row: string;
+  runs: number;
+  restored: number;
+  resumed: number;
+  nothingLeft: number;
+  failures: number;
+};
+
+export function summarize(rows: Row[], outcomes: Outcome[]): Line[] {
+  return rows.map(({ name }) => {
+    const of = outcomes.filter(({ row }) => row === name);
+    const count = (what: keyof Found) => of.filter(({ found }) => found?.[what]).length;
+    return {
+      row: name,
+      runs: of.length,
+      restored: count('restored'),
+      resumed: count('resumed'),
+      nothingLeft: count('nothingLeft'),
+      failures: of.filter(({ failure }) => failure !== undefined).length,
+    };
+  });
+}
+
+/** As Markdown: it goes into documents as it is. */
+export function format(lines: Line[]): string {
+  const head = ['fault', 'runs', 'same spec again', 'streams went on', 'nothing left', 'failures'];
+  const all = lines.map((line) => [
+    line.row,
+    line.runs,
+    line.restored,
+    line.resumed || '–',
+    line.nothingLeft,
+    line.failures,
+  ]);
+  const cells = [head, ...all].map((row) => row.map(String));
+  const widths = head.map((_, column) => Math.max(...cells.map((row) => (row[column] as string).length)));
+  const text = (row: string[]) =>
+    `| ${row.map((cell, i) => (i === 0 ? cell.padEnd(widths[i] as number) : cell.padStart(widths[i] as number))).join(' | ')} |`;
+  const rule = `| ${widths.map((width, i) => (i === 0 ? '-'.repeat(width) : `${'-'.repeat(width - 1)}:`)).join(' | ')} |`;
+  return [text(cells[0] as string[]), rule, ...cells.slice(1).map(text)].join('\n');
+}
