@@ -1,11 +1,12 @@
 import { randomBytes } from 'node:crypto';
 import v8 from 'node:v8';
 import { agentPorts, newSessionId } from '../agent/deploy/agent-container.ts';
-import { forgetHistory, restore, swapIn } from '../agent/deploy/apply.ts';
+import { restore, swapIn } from '../agent/deploy/apply.ts';
 import { agentBundle } from '../agent/deploy/bundle.ts';
 import { containerEnvironment } from '../agent/deploy/container-environment.ts';
 import { findTarget, parseTarget, type Target } from '../agent/deploy/find.ts';
 import { helpsToServe } from '../agent/deploy/helpful-rights.ts';
+import { forgetHistory } from '../agent/deploy/history.ts';
 import type { Cluster } from '../agent/deploy/kube.ts';
 import { preflight } from '../agent/deploy/preflight.ts';
 import { clusterNetwork } from '../agent/deploy/ranges.ts';

@@ -1,14 +1,10 @@
-import {
-  type FoundSession,
-  findSessions,
-  forgetHistory,
-  removeOrphan,
-  restore as restoreWorkload,
-} from '../agent/deploy/apply.ts';
+import { type FoundSession, findSessions, removeOrphan, restore as restoreWorkload } from '../agent/deploy/apply.ts';
 import { findWorkload, parseTarget } from '../agent/deploy/find.ts';
 import { helpsToRestore } from '../agent/deploy/helpful-rights.ts';
+import { forgetHistory, withAgentsInHistory } from '../agent/deploy/history.ts';
 import type { Cluster } from '../agent/deploy/kube.ts';
 import { preflightRestore } from '../agent/deploy/preflight.ts';
+import { leaseHolder } from '../agent/deploy/restorer.ts';
 import { waitRollout } from '../agent/deploy/rollout.ts';
 import { readWorkload, type WorkloadRef, workloadName } from '../agent/deploy/workload.ts';
 import type { RestoreOutcome } from '../agent/restore/put-back.ts';
@@ -19,6 +15,7 @@ import { sayGoesWithout } from './goes-without.ts';
 import type { Output } from './output.ts';
 import { runningProxies } from './proxy-control.ts';
 import type { RestoreOptions } from './restore-options.ts';
+import { sessionsHere } from './sessions-here.ts';
 import { type Person, whoAmI } from './whoami.ts';
 
 /** Objects without a workload may belong to a session that is just being started; it has this long, ms. */
@@ -40,6 +37,8 @@ type Surroundings = {
   me: Person;
   /** Sessions of the proxies that run on this laptop. */
   running?: () => Promise<string[]>;
+  /** Sessions of this laptop, those that are just being started too. */
+  here?: ReadonlyMap<string, number>;
   nowMs?: () => number;
 };
 
@@ -75,7 +74,8 @@ async function restoreTarget(
     throw error;
   });
   const removed = await removeOrphans(cluster, sessions, around);
-  if (outcome.workload !== 'restored' && removed === 0) {
+  const forgotten = outcome.workload === 'restored' ? 0 : await forget(cluster, workload, around);
+  if (outcome.workload !== 'restored' && removed + forgotten === 0) {
     const message = `${workloadName(workload)} in namespace ${workload.namespace} is not held by any session: nothing to restore`;
     throw new LpkError('not-found', message);
   }
@@ -119,7 +119,13 @@ async function restoreAll(cluster: Cluster, options: RestoreOptions, around: Sur
   }
   const removed =
     (await removeOrphans(cluster, sessions, around)) + (await removeProxies(cluster, sessions, options, around));
-  if (restored.length + removed + failures === 0) {
+  let forgotten = 0;
+  // Of sessions that a restorer ended, which may not look for what it has no name of.
+  for (const workload of await withAgentsInHistory(cluster, options)) {
+    if (!restored.some(({ apiPath }) => apiPath === workload.apiPath))
+      forgotten += await forget(cluster, workload, around);
+  }
+  if (restored.length + removed + forgotten + failures === 0) {
     const where = options.allNamespaces ? 'in any namespace' : `in namespace ${cluster.namespace}`;
     output.result(`nothing ${others > 0 ? 'of yours ' : ''}to restore ${where}`, 'nothing', {
       namespace: cluster.namespace,
@@ -138,14 +144,27 @@ async function restoreAll(cluster: Cluster, options: RestoreOptions, around: Sur
   return failures > 0 ? 1 : 0;
 }
 
+/** @returns how many agents were in its history. */
+async function forget(cluster: Cluster, workload: WorkloadRef, { output }: Surroundings): Promise<number> {
+  const removed = await forgetHistory(cluster, workload);
+  const { namespace } = workload;
+  const name = workloadName(workload);
+  const fields = { workload: name, namespace };
+  if (removed > 0)
+    output.result(`removed the agent from the history of ${name} in namespace ${namespace}`, 'removed', fields);
+  return removed;
+}
+
 /** @returns how many were removed. */
 async function removeOrphans(cluster: Cluster, sessions: FoundSession[], around: Surroundings): Promise<number> {
-  const now = (around.nowMs ?? Date.now)();
+  const { me, here = sessionsHere(), nowMs = Date.now } = around;
   let removed = 0;
   for (const session of sessions.filter(({ workload, proxy }) => !workload && !proxy)) {
-    const { id, namespace, createdAt } = session;
+    const { id, namespace, createdAt, lease } = session;
     const of = `session ${id} in namespace ${namespace}`;
-    if (createdAt !== undefined && now - Date.parse(createdAt) < STARTING_MS) {
+    const young = createdAt !== undefined && nowMs() - Date.parse(createdAt) < STARTING_MS;
+    const diedHere = lease?.holder === leaseHolder(me) && !here.has(id);
+    if (young && !diedHere) {
       around.output.say(`left alone: the objects of ${of}, which may be about to start (made less than a minute ago)`);
       continue;
     }

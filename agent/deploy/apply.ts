@@ -180,29 +180,6 @@ function isReady(pod: Json): boolean {
   return ((pod.status?.conditions ?? []) as Json[]).some(({ type, status }) => type === 'Ready' && status === 'True');
 }
 
-/**
- * Removes agents' templates from the workload's history, so that `kubectl rollout undo` can't bring one back. To be called
- * when the rollout after `restore` is over: what is still in use stays. Without the right to (list and delete ReplicaSets or
- * ControllerRevisions), and when the workload is gone, it does nothing.
- */
-export async function forgetHistory(cluster: Cluster, ref: WorkloadRef): Promise<void> {
-  const resource = ref.kind === 'deployment' ? 'replicasets' : 'controllerrevisions';
-  const path = `/apis/apps/v1/namespaces/${ref.namespace}/${resource}`;
-  try {
-    const workload = await readWorkload(cluster, ref);
-    const { uid } = workload.metadata;
-    for (const { metadata, spec, status, data } of (await cluster.request('GET', path)).items as Json[]) {
-      if (!metadata.ownerReferences?.some((each: Json) => each.uid === uid)) continue;
-      const template = ref.kind === 'deployment' ? spec.template : data?.spec?.template;
-      const session = sessionOfPod(template?.spec ?? {});
-      const inUse = spec?.replicas > 0 || status?.replicas > 0 || session === sessionOf(workload)?.id;
-      if (session && !inUse) await unlessGone(cluster.request('DELETE', `${path}/${metadata.name}`));
-    }
-  } catch (error) {
-    if (!(error instanceof LpkError) || (error.code !== 'forbidden' && error.code !== 'not-found')) throw error;
-  }
-}
-
 /** A session found in the cluster. Without a workload its ConfigMap or Secret is an orphan. */
 export type FoundSession = {
   id: string;
@@ -213,8 +190,8 @@ export type FoundSession = {
   record?: SessionRecord;
   /** It is a proxy's, whose pod takes no workload's place. */
   proxy?: ProxyRecord;
-  /** When the laptop was last heard of (ISO 8601, by its own clock), and how long it may be silent. */
-  lease?: { renewedAt: string; silenceMs: number };
+  /** When the laptop was last heard of (ISO 8601, by its own clock), how long it may be silent, and whose it is (`leaseHolder`). */
+  lease?: { renewedAt: string; silenceMs: number; holder: string };
 };
 
 const METADATA_ONLY = 'application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json';
@@ -267,7 +244,10 @@ export async function findSessions(
       const proxy = proxyRecord(metadata);
       const { namespace: of, creationTimestamp: createdAt } = metadata;
       const session: FoundSession = known.get(key) ?? { id, namespace: of, createdAt, ...(proxy ? { proxy } : {}) };
-      if (spec?.renewTime) session.lease = { renewedAt: spec.renewTime, silenceMs: silenceMs({ spec }) };
+      if (spec?.renewTime) {
+        const { renewTime: renewedAt, holderIdentity: holder = '' } = spec;
+        session.lease = { renewedAt, silenceMs: silenceMs({ spec }), holder };
+      }
       if (!known.has(key)) sessions.push(session);
       known.set(key, session);
     }

@@ -51,6 +51,11 @@ export type LeaseSpec = {
   restorer: boolean;
 };
 
+/** A person as a Lease names its holder. */
+export function leaseHolder({ owner, host }: { owner: string; host: string }): string {
+  return `${owner}@${host}`;
+}
+
 /** Makes the session's Lease; what is there already stays. LpkError: what requests throw. */
 export async function createLease(
   cluster: Cluster,
@@ -64,7 +69,7 @@ export async function createLease(
     kind: 'Lease',
     metadata: metadata(given.session, { apiVersion: 'apps/v1', kind: workload.kind, name, uid }),
     spec: {
-      holderIdentity: `${given.owner}@${given.host}`,
+      holderIdentity: leaseHolder(given),
       leaseDurationSeconds: Math.round(given.silenceMs / 1_000),
       acquireTime: now,
       renewTime: now,

@@ -10,7 +10,6 @@ import { agentPorts, newSessionId, SAVED_VARIABLES } from '../../agent/deploy/ag
 import {
   type FoundSession,
   findSessions,
-  forgetHistory,
   type HeldWorkload,
   removeOrphan,
   restore,
@@ -19,6 +18,7 @@ import {
 } from '../../agent/deploy/apply.ts';
 import { bundleAgent } from '../../agent/deploy/bundle.ts';
 import { findTarget, parseTarget, type Target } from '../../agent/deploy/find.ts';
+import { forgetHistory } from '../../agent/deploy/history.ts';
 import { type Cluster, openCluster } from '../../agent/deploy/kube.ts';
 import { preflight, transportsAllowed } from '../../agent/deploy/preflight.ts';
 import { type Reach, reachError, throughPortForward, throughProxy } from '../../agent/deploy/reach.ts';

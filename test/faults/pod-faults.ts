@@ -1,7 +1,7 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { run } from '../cluster/run.ts';
 import { eventually } from '../e2e/shop.ts';
-import type { Lane } from './lane.ts';
+import type { Lane, Session } from './lane.ts';
 
 /** What can be done to a single pod, from the node it runs on. */
 
@@ -14,19 +14,20 @@ export async function blockNetwork(lane: Lane, pod: string): Promise<() => Promi
 }
 
 /**
- * Takes the memory away that a container needs next: its cgroup's limit goes down to what it uses, and the kernel kills it when
- * the connections through it ask for more.
+ * Takes the memory away that an agent needs next: its cgroup's limit goes down to what it uses, and the kernel kills it when a
+ * connection in a hurry makes it ask for more.
  */
-export async function outOfMemory(lane: Lane, pod: string): Promise<void> {
+export async function outOfMemory(lane: Lane, { pod, proxyPort, streams }: Session): Promise<void> {
   const limit = memoryLimitOf(await lane.scene.processOf(pod));
   const kills = () => Number(/oom_kill (\d+)/.exec(readFileSync(limit.events, 'utf8'))?.[1] ?? 0);
+  await streams.hurry(proxyPort);
   await eventually('the kernel kills the agent for its memory', async () => {
     try {
       if (kills() > 0) return true;
       writeFileSync(limit.file, `${Math.max(1, Number(readFileSync(limit.usage, 'utf8')) - STEP_BYTES)}`);
     } catch (error) {
       const { code } = error as NodeJS.ErrnoException;
-      if (code === 'ENOENT') return true; // gone with its container
+      if (code === 'ENOENT' || code === 'ENODEV') return true; // gone with its container
       if (code !== 'EBUSY') throw error; // nothing more can be reclaimed just now
     }
   });

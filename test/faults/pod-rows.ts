@@ -27,7 +27,7 @@ export function podRows({ noApiMs }: Times): Row[] {
       run: async (lane) => {
         const session = await lane.connect();
         const from = session.lpk.events.length;
-        await outOfMemory(lane, session.pod);
+        await outOfMemory(lane, session);
         await worksAnew(lane, session, from);
         await leaves(session.lpk);
         return await putBack(lane);

@@ -40,6 +40,12 @@ export class Streams {
     return streams;
   }
 
+  /** One more, as fast as it goes. Nobody waits for its end. */
+  async hurry(proxyPort: number): Promise<void> {
+    const order: Order = { id: `fault-${++begun}`, act: 'down' };
+    this.#scene.transfers.begin(await connectSocks(proxyPort, 'peer', 7000), order);
+  }
+
   /** Until each has received something after this time (`machineMs`). */
   async goOn(since = machineMs()): Promise<void> {
     await Promise.all(

@@ -59,6 +59,15 @@ export class FakeCluster {
     }
   }
 
+  lease(id: string, given: { holderIdentity: string; createdAt: string; namespace?: string }): void {
+    const { holderIdentity, createdAt, namespace = 'shop' } = given;
+    const labels = { 'app.kubernetes.io/managed-by': 'lpk', 'lpk.dev/session': id };
+    this.objects.set(`/apis/coordination.k8s.io/v1/namespaces/${namespace}/leases/lpk-${id}`, {
+      metadata: { name: `lpk-${id}`, namespace, creationTimestamp: createdAt, labels },
+      spec: { holderIdentity, renewTime: createdAt, leaseDurationSeconds: 45 },
+    });
+  }
+
   /** Everything there is, as JSON that can be compared; versions aside. */
   get state(): Record<string, Json> {
     return Object.fromEntries(

@@ -10,7 +10,12 @@ const ME = { owner: 'ann', host: 'box' };
 const BOB = { owner: 'bob', host: 'mill' };
 const NOW = Date.parse('2026-11-24T12:00:00Z');
 
-async function restore(fake: FakeCluster, asked: Partial<RestoreOptions>, format: 'text' | 'json' = 'text') {
+async function restore(
+  fake: FakeCluster,
+  asked: Partial<RestoreOptions>,
+  format: 'text' | 'json' = 'text',
+  here = new Map<string, number>(),
+) {
   const said = { out: '', err: '' };
   const sink = (stream: 'out' | 'err') => {
     const write = (text: string) => {
@@ -29,7 +34,7 @@ async function restore(fake: FakeCluster, asked: Partial<RestoreOptions>, format
     wait: true,
     ...asked,
   };
-  const code = await restoreSessions(fake.cluster, options, { output, me: ME, nowMs: () => NOW });
+  const code = await restoreSessions(fake.cluster, options, { output, me: ME, here, nowMs: () => NOW });
   return { code, out: said.out.split('\n').slice(0, -1), err: said.err };
 }
 
@@ -208,6 +213,54 @@ test('after the rollout the agent is gone from the workload’s history too', as
   fake.objects.set(path, { metadata, spec: { replicas: 0, template } });
   await restore(fake, { target: 'deployment/web' });
   assert.equal(fake.objects.has(path), false);
+});
+
+/** Of the workload `web`, at an agent's template: what a session leaves that its restorer ended. */
+function agentRevision(fake: FakeCluster, replicas: number): string {
+  const workload = fake.deployment('web');
+  fake.hold('web', { id: 's1', ...ME });
+  const { template } = fake.objects.get('/apis/apps/v1/namespaces/shop/deployments/web').spec;
+  for (const resource of ['configmaps', 'secrets']) fake.objects.delete(`/api/v1/namespaces/shop/${resource}/lpk-s1`);
+  fake.deployment('web');
+  const owner = { kind: 'Deployment', name: 'web', uid: workload.metadata.uid, controller: true };
+  const metadata = { name: 'web-1', namespace: 'shop', ownerReferences: [owner] };
+  const path = '/apis/apps/v1/namespaces/shop/replicasets/web-1';
+  fake.objects.set(path, { metadata, spec: { replicas, template } });
+  return path;
+}
+
+test('an agent that a restorer had to leave in a workload’s history goes with the next restore', async () => {
+  for (const asked of [{ target: 'deployment/web' }, {}]) {
+    const fake = new FakeCluster();
+    const path = agentRevision(fake, 0);
+    const { code, out } = await restore(fake, asked);
+    assert.equal(code, 0);
+    assert.deepEqual(out, ['removed the agent from the history of deployment/web in namespace shop']);
+    assert.equal(fake.objects.has(path), false);
+  }
+});
+
+test('an agent in the history whose pods still run stays', async () => {
+  const fake = new FakeCluster();
+  const path = agentRevision(fake, 1);
+  assert.deepEqual((await restore(fake, {})).out, ['nothing to restore in namespace shop']);
+  assert.equal(fake.objects.has(path), true);
+});
+
+test('a session that died here while it was being started is not waited for', async () => {
+  const fake = new FakeCluster();
+  fake.leave('dead', { createdAt: '2026-11-24T11:59:59Z' });
+  fake.leave('begun', { createdAt: '2026-11-24T11:59:59Z' });
+  for (const [id, holder] of [
+    ['dead', 'ann@box'],
+    ['begun', 'ann@box'],
+    ['other', 'ann@another'],
+  ] as const)
+    fake.lease(id, { holderIdentity: holder, createdAt: '2026-11-24T11:59:59Z' });
+  const { out, err } = await restore(fake, {}, 'text', new Map([['begun', 77]]));
+  assert.deepEqual(out, ['removed the objects that session dead in namespace shop left']);
+  assert.match(err, /left alone: the objects of session begun/);
+  assert.match(err, /left alone: the objects of session other/);
 });
 
 test('--all with nothing to do says so, and is no error', async () => {

@@ -71,7 +71,7 @@ test('left behind is one’s own, that no process here has, and that its restore
     record: { v: 1, id, owner: '', host: '', since: '', container: 'c', changed: [], ...person },
     ...(ago === undefined
       ? {}
-      : { lease: { renewedAt: new Date(NOW - ago * 1_000).toISOString(), silenceMs: 45_000 } }),
+      : { lease: { renewedAt: new Date(NOW - ago * 1_000).toISOString(), silenceMs: 45_000, holder: 'ann@box' } }),
   });
   const sessions = [
     found('alive', ME, 10),
