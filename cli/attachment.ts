@@ -31,6 +31,8 @@ export type AttachmentOptions = {
 };
 
 export type AttachmentEvents = LinkEvents & {
+  /** A pod runs by this revision of the workload; see `PodEvent`. */
+  revision: [string];
   detached: [{ pod: string }];
   /** A connection came for this port, where nothing listens. */
   refused: [{ laptopPort: number }];
@@ -125,6 +127,7 @@ export class Attachment extends EventEmitter<AttachmentEvents> {
 
   #podEvent(event: PodEvent): void {
     if (event.type === 'running') {
+      if (event.revision) this.emit('revision', event.revision);
       this.#attach(event.uid, event.pod).catch((error: unknown) => this.#attachFailed(event.uid, event.pod, error));
     } else if (event.type === 'gone') {
       this.#detach(event.uid);

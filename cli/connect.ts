@@ -35,7 +35,7 @@ import { failing, type Output } from './output.ts';
 import { mapPorts } from './ports.ts';
 import { planReadiness } from './readiness.ts';
 import { RolloutBeside } from './rollout-beside.ts';
-import { keepLease, planGuard, sayWithout, whyEnded } from './session-guard.ts';
+import { keepLease, planGuard, sayWithout, tellRestorer, whyEnded } from './session-guard.ts';
 import { noteSession } from './sessions-here.ts';
 import { freePorts } from './taken-ports.ts';
 import { Undo } from './undo.ts';
@@ -226,6 +226,7 @@ async function swap({
   swapping.done(`container ${target.container} of ${name} swapped`, { session: spec.session });
   const without = refused?.message ?? guard.missing;
   if (options.restorer && without) sayWithout(output, without, remedy);
+  else if (restorer) attachment.on('revision', tellRestorer(guarded));
   attachment.start();
   return attachment;
 }

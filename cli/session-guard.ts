@@ -1,7 +1,7 @@
 import type { Target } from '../agent/deploy/find.ts';
 import type { Cluster } from '../agent/deploy/kube.ts';
 import { describeRights, missingRights } from '../agent/deploy/preflight.ts';
-import { type LeaseSpec, renewLease, rightsToLease, rightsToRestorer } from '../agent/deploy/restorer.ts';
+import { type LeaseSpec, noteRevisions, renewLease, rightsToLease, rightsToRestorer } from '../agent/deploy/restorer.ts';
 import { workloadName } from '../agent/deploy/workload.ts';
 import { leasePath } from '../agent/restore/lease.ts';
 import { objectName } from '../agent/restore/record.ts';
@@ -65,6 +65,21 @@ export function keepLease(given: Guarded): LeaseKeeper {
   });
   keeper.start();
   return keeper;
+}
+
+/**
+ * For each revision of the workload that turns out to be the agent's: the restorer may delete it. Who may not let it do so
+ * has `lpk restore` do it later.
+ */
+export function tellRestorer({ cluster, target, session }: Omit<Guarded, 'check'>): (revision: string) => void {
+  const told: string[] = [];
+  let before = Promise.resolve();
+  return (revision) => {
+    if (told.includes(revision)) return;
+    told.push(revision);
+    const names = [...told];
+    before = before.then(() => noteRevisions(cluster, target, session, names)).catch(() => {});
+  };
 }
 
 /** One line: there is no restorer, and what that means. */

@@ -1,9 +1,11 @@
 import { unlessGone } from '../restore/api.ts';
+import { revisionsOf } from '../restore/history.ts';
 import {
   leasePath,
   leasesPath,
   microTime,
   RESTORER_VARIABLE,
+  REVISIONS_ANNOTATION,
   type RestorerConfig,
   WATCHING_ANNOTATION,
 } from '../restore/lease.ts';
@@ -135,6 +137,31 @@ export async function removeRestorer(cluster: Cluster, namespace: string, sessio
     remove(`${rbac}/roles/${name}`),
     remove(`/api/v1/namespaces/${namespace}/serviceaccounts/${name}`),
   ]);
+}
+
+/**
+ * Tells the restorer of the workload's revisions that are the agent's, and lets it delete the last of them; the others it was told
+ * of before. They have no names before the swap. LpkError: what requests throw; `forbidden` for who may not patch Roles, or delete
+ * such revisions themselves.
+ */
+export async function noteRevisions(
+  cluster: Cluster,
+  ref: WorkloadRef,
+  session: string,
+  names: string[],
+): Promise<void> {
+  const name = objectName(session);
+  const resourceNames = names.slice(-1);
+  const rule = { apiGroups: ['apps'], resources: [revisionsOf(ref.kind)], resourceNames, verbs: ['get', 'delete'] };
+  await cluster.request('PATCH', `/apis/${RBAC}/v1/namespaces/${ref.namespace}/roles/${name}`, {
+    body: [{ op: 'add', path: '/rules/-', value: rule }],
+    contentType: 'application/json-patch+json',
+  });
+  const annotations = { [REVISIONS_ANNOTATION]: JSON.stringify(names) };
+  await cluster.request('PATCH', leasePath(ref.namespace, session), {
+    body: { metadata: { annotations } },
+    contentType: 'application/merge-patch+json',
+  });
 }
 
 /** Renews the Lease: the laptop is there. The Lease as it is then; LpkError: what requests throw, `not-found` when it is gone. */

@@ -7,7 +7,8 @@ import { listPath, type WorkloadKind, type WorkloadRef, workloadName } from './w
 /** What becomes of a workload's pods after its template changed. */
 
 export type PodEvent =
-  | { type: 'running'; pod: string; uid: string; ip: string }
+  /** `revision`: whose template it has, the ReplicaSet's or ControllerRevision's name. */
+  | { type: 'running'; pod: string; uid: string; ip: string; revision?: string }
   /** It was running and is no more: deleted, ended, or its container is being restarted. */
   | { type: 'gone'; pod: string; uid: string }
   /** `fatal`: it won't get better by itself. `message` has the kubelet's own words. */
@@ -37,13 +38,14 @@ export function podTracker(sessionId: string, container: string): (pods: Map<str
   const pullErrors = new Map<string, string>();
   return (pods) => {
     const events: PodEvent[] = [];
-    const now = new Map<string, { pod: string; containerId: string; ip: string }>();
+    const now = new Map<string, { pod: string; containerId: string; ip: string; revision: string | undefined }>();
     for (const [uid, pod] of pods) {
       if (sessionOfPod(pod.spec) !== sessionId) continue;
       const { name } = pod.metadata;
       const status = statusOf(pod, container);
       if (status?.state?.running && pod.status.podIP && !pod.metadata.deletionTimestamp) {
-        now.set(uid, { pod: name, containerId: status.containerID ?? '', ip: pod.status.podIP });
+        const { podIP: ip } = pod.status;
+        now.set(uid, { pod: name, containerId: status.containerID ?? '', ip, revision: revisionOf(pod.metadata) });
       }
     }
     for (const [uid, { pod, containerId }] of running) {
@@ -55,10 +57,10 @@ export function podTracker(sessionId: string, container: string): (pods: Map<str
       running.delete(uid);
       events.push({ type: 'gone', pod, uid });
     }
-    for (const [uid, { pod, containerId, ip }] of now) {
+    for (const [uid, { pod, containerId, ip, revision }] of now) {
       if (running.has(uid)) continue;
       running.set(uid, { pod, containerId });
-      events.push({ type: 'running', pod, uid, ip });
+      events.push({ type: 'running', pod, uid, ip, ...(revision ? { revision } : {}) });
     }
     for (const [uid, pod] of pods) {
       if (sessionOfPod(pod.spec) !== sessionId || pod.metadata.deletionTimestamp) continue;
@@ -82,6 +84,15 @@ export function podTracker(sessionId: string, container: string): (pods: Map<str
     }
     return events;
   };
+}
+
+/** As its controller names them: a StatefulSet's pods have the whole name as a label, a DaemonSet's the end of it. */
+function revisionOf({ ownerReferences = [], labels = {} }: Json): string | undefined {
+  const owner = (ownerReferences as Json[]).find(({ controller }) => controller);
+  const hash: string | undefined = labels['controller-revision-hash'];
+  if (owner?.kind === 'ReplicaSet') return owner.name;
+  if (owner?.kind === 'StatefulSet') return hash;
+  return owner?.kind === 'DaemonSet' && hash ? `${owner.name}-${hash}` : undefined;
 }
 
 function statusOf(pod: Json, container: string): Json {

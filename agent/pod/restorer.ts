@@ -1,11 +1,13 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Json } from '../restore/api.ts';
+import { forgetRevision } from '../restore/history.ts';
 import {
   leasePath,
   leasesPath,
   microTime,
   RESTORER_VARIABLE,
   type RestorerConfig,
+  revisionsOnLease,
   silenceMs,
   WATCHING_ANNOTATION,
 } from '../restore/lease.ts';
@@ -18,6 +20,9 @@ import { LeaseClock } from './lease-clock.ts';
 const FIRST_PAUSE_MS = 500;
 const LONGEST_PAUSE_MS = 10_000;
 const SHORT_WATCH_MS = 1_000;
+/** What the workload's own pods get to start before the agent's revision is left where it is. */
+const ROLLOUT_MS = 60_000;
+const LOOK_MS = 1_000;
 
 /** The restorer's surroundings; a test brings its own time and its own API server. */
 export type Surroundings = {
@@ -114,9 +119,18 @@ export async function keepWatch(config: RestorerConfig, { api, nowMs, wait, log 
     log(
       `${config.apiPath}: ${outcome.workload}${kept.length > 0 ? `; left as others made it: ${kept.join(', ')}` : ''}`,
     );
+    if (lease && outcome.workload !== 'held-by-another') await forget(revisionsOnLease(lease));
     // Its last deed: what the Lease owns goes with it.
     const body = { apiVersion: 'v1', kind: 'DeleteOptions', propagationPolicy: 'Background' };
     if (lease) await api.request('DELETE', path, { body });
+  }
+
+  /** The agent's templates, once no pod has them any more. Pods that never get ready must not keep all else here. */
+  async function forget(revisions: string[]): Promise<void> {
+    const begunMs = nowMs();
+    for (const name of revisions) {
+      while (!(await forgetRevision(api, config, name)) && nowMs() - begunMs < ROLLOUT_MS) await wait(LOOK_MS);
+    }
   }
 
   for (;;) {

@@ -22,6 +22,19 @@ export const WATCHING_ANNOTATION = 'lpk.dev/watching-since';
 /** On the Lease: who ended the session in its holder's stead; a `Person` as JSON. */
 export const ENDED_ANNOTATION = 'lpk.dev/ended-by';
 
+/** On the Lease: names of the workload's revisions that are the agent's, as JSON; the restorer may delete them. */
+export const REVISIONS_ANNOTATION = 'lpk.dev/revisions';
+
+/** What `REVISIONS_ANNOTATION` says; what nobody can read names none. */
+export function revisionsOnLease(lease: Json): string[] {
+  try {
+    const names = JSON.parse(lease.metadata.annotations?.[REVISIONS_ANNOTATION] ?? '[]');
+    return Array.isArray(names) ? names.filter((name) => typeof name === 'string') : [];
+  } catch {
+    return [];
+  }
+}
+
 /** Of a namespace or (undefined) of all. */
 export function leasesPath(namespace: string | undefined): string {
   return `/apis/coordination.k8s.io/v1/${namespace ? `namespaces/${namespace}/` : ''}leases`;

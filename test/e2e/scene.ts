@@ -134,8 +134,9 @@ export class Scene {
     await kubectl(['apply', '-n', this.namespace, '-f', '-'], { input });
   }
 
-  async close(): Promise<void> {
-    endAll();
+  /** `end`: ends what runs of lpk; all there is, unless scenes are side by side. */
+  async close(end: () => void = endAll): Promise<void> {
+    end();
     this.cluster.close();
     this.#local.close();
     await kubectl(['delete', 'namespace', this.namespace, '--wait=false', '--ignore-not-found']);

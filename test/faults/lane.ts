@@ -43,7 +43,9 @@ export class Lane {
 
   async close(): Promise<void> {
     await this.relay.close();
-    await this.scene.close();
+    await this.scene.close(() => {
+      for (const pid of processesWith(this.#dir)) process.kill(pid, 'SIGKILL');
+    });
     rmSync(this.#dir, { recursive: true });
   }
 
@@ -233,8 +235,8 @@ function annotations({ metadata }: Json): Json {
 }
 
 /** Processes of a laptop, by the folder of their own that their environment names. */
-function processesWith(folder: string): string[] {
-  return readdirSync('/proc').filter((name) => {
+function processesWith(folder: string): number[] {
+  const found = readdirSync('/proc').filter((name) => {
     if (!/^\d+$/.test(name)) return false;
     try {
       return readFileSync(`/proc/${name}/environ`, 'utf8').includes(`XDG_STATE_HOME=${folder}\0`);
@@ -242,4 +244,5 @@ function processesWith(folder: string): string[] {
       return false; // it has ended meanwhile
     }
   });
+  return found.map(Number);
 }

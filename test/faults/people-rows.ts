@@ -43,7 +43,7 @@ export function peopleRows(): Row[] {
       ({ name, ops, changed }): Row => ({
         name: `another person edits ${name} meanwhile: it stays theirs`,
         run: async (lane, nth) => {
-          const session = await lane.connect(['--restore-after', '15', '--no-wait']);
+          const session = await lane.connect(['--restore-after', '15']);
           await lane.edit(ops);
           await isOver(session, nth);
           await lane.restored(changed);

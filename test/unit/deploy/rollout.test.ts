@@ -66,6 +66,18 @@ test('an event says which pod, and where', () => {
   assert.deepEqual(event, { type: 'running', pod: 'web-1', uid: 'u1', ip: '10.0.0.1' });
 });
 
+test('a pod tells whose template it has, as each kind of workload names its revisions', () => {
+  const of = (kind: string, name: string, labels = {}) => {
+    const metadata = { ownerReferences: [{ kind, name, controller: true }], labels };
+    const [event] = podTracker(SESSION, 'web')(new Map([['u1', pod(running, { metadata })]]));
+    return event?.type === 'running' ? event.revision : undefined;
+  };
+  assert.equal(of('ReplicaSet', 'web-5fc59fd7db'), 'web-5fc59fd7db');
+  assert.equal(of('StatefulSet', 'db', { 'controller-revision-hash': 'db-7d9f' }), 'db-7d9f');
+  assert.equal(of('DaemonSet', 'log', { 'controller-revision-hash': '7d9f' }), 'log-7d9f');
+  assert.equal(of('Job', 'once'), undefined);
+});
+
 test('an image that can’t be pulled: told at once, final when the kubelet backs off, with its reason', () => {
   const said = 'rpc error: code = NotFound\n desc = no such image';
   const pulled = [

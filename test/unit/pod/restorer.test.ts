@@ -136,6 +136,34 @@ class World {
   }
 }
 
+/** An agent's ReplicaSet that the laptop named; it has pods until that second. */
+function agentRevision(world: World, untilSecond: number): string {
+  const path = '/apis/apps/v1/namespaces/shop/replicasets/web-1';
+  world.objects.set(path, { metadata: { name: 'web-1' }, spec: { replicas: 1 } });
+  world.objects.get(LEASE).metadata.annotations = { 'lpk.dev/revisions': '["web-1"]' };
+  world.at(untilSecond, () => {
+    world.objects.get(path).spec.replicas = 0;
+  });
+  return path;
+}
+
+test('the agent goes from the workload’s history, once its last pod has', async () => {
+  const world = new World();
+  const path = agentRevision(world, 50);
+  await world.run();
+  assert.ok(world.isPutBack);
+  assert.equal(world.objects.has(path), false);
+  assert.match(world.did.join(', '), /DELETE \S+web-1 at 50, DELETE lease at 50/);
+});
+
+test('an agent’s pods that do not go keep nothing else from going', async () => {
+  const world = new World();
+  const path = agentRevision(world, 3_000);
+  assert.ok((await world.run()) < SILENCE_S + 70);
+  assert.ok(world.isPutBack);
+  assert.ok(world.objects.has(path));
+});
+
 test('a laptop that is silent for long enough is taken for dead, and not a second before', async () => {
   const world = new World();
   world.renewals(10, 100);

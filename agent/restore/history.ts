@@ -1,0 +1,41 @@
+import { LpkError } from '../wire/errors.ts';
+import { type Api, type Json, unlessGone } from './api.ts';
+
+/** The agent's templates in a workload's history, from where `kubectl rollout undo` would bring one back. */
+
+/** Where a workload's revisions are: `/apis/apps/v1/namespaces/shop/replicasets`. */
+export function revisionsPath({ kind, namespace }: { kind: string; namespace: string | undefined }): string {
+  const within = namespace ? `namespaces/${namespace}/` : '';
+  return `/apis/apps/v1/${within}${revisionsOf(kind)}`;
+}
+
+export function revisionsOf(kind: string): string {
+  return kind === 'deployment' ? 'replicasets' : 'controllerrevisions';
+}
+
+/** Do pods run by it, or may they yet? A DaemonSet doesn't say by which: all do until the last pod was replaced. */
+export function isInUse(kind: string, { metadata, status = {} }: Json, revision: Json): boolean {
+  if (kind === 'deployment') return revision.spec?.replicas > 0 || revision.status?.replicas > 0;
+  if (!(status.observedGeneration >= metadata.generation)) return true;
+  const { name } = revision.metadata;
+  if (kind === 'statefulset') return status.currentRevision === name || status.updateRevision === name;
+  return (status.updatedNumberScheduled ?? 0) < (status.desiredNumberScheduled ?? 0);
+}
+
+/** Deletes a revision that no pod needs any more. LpkError: what requests throw. @returns whether it is gone. */
+export async function forgetRevision(
+  api: Api,
+  held: { kind: string; namespace: string; apiPath: string },
+  name: string,
+): Promise<boolean> {
+  const path = `${revisionsPath(held)}/${name}`;
+  try {
+    const [workload, revision] = await Promise.all([api.request('GET', held.apiPath), api.request('GET', path)]);
+    if (isInUse(held.kind, workload, revision)) return false;
+  } catch (error) {
+    if (error instanceof LpkError && error.code === 'not-found') return true; // with its workload, or before
+    throw error;
+  }
+  await unlessGone(api.request('DELETE', path));
+  return true;
+}
