@@ -1,7 +1,13 @@
 import type { Target } from '../agent/deploy/find.ts';
 import type { Cluster } from '../agent/deploy/kube.ts';
 import { describeRights, missingRights } from '../agent/deploy/preflight.ts';
-import { type LeaseSpec, noteRevisions, renewLease, rightsToLease, rightsToRestorer } from '../agent/deploy/restorer.ts';
+import {
+  type LeaseSpec,
+  noteRevisions,
+  renewLease,
+  rightsToLease,
+  rightsToRestorer,
+} from '../agent/deploy/restorer.ts';
 import { workloadName } from '../agent/deploy/workload.ts';
 import { leasePath } from '../agent/restore/lease.ts';
 import { objectName } from '../agent/restore/record.ts';
