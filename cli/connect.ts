@@ -108,7 +108,10 @@ export async function connect(options: ConnectOptions, output: Output): Promise<
       attachment.on('detached', ({ pod }) => output.say(`pod ${pod} is gone`, 'detached', { pod }));
       attachment.on('refused', ({ laptopPort }) => output.count('failed', `call to 127.0.0.1:${laptopPort} refused`));
       const { signal } = leave;
-      const rollout = new RolloutBeside({ cluster, target, attachment, awaitedPorts, output, undo, signal });
+      const isProbed = typeof readiness === 'object';
+      const rollout = new RolloutBeside({
+        ...{ cluster, target, attachment, awaitedPorts, isProbed, output, undo, signal },
+      });
       const session = await rollout.begun();
 
       const pod = await session.request<Record<string, string>>('environment');

@@ -17,7 +17,14 @@ export type RolloutOptions = {
   signal: AbortSignal;
   /** Ports of the laptop of which one has to be listened at before a pod is ready; none: a pod is ready without. */
   awaitedPorts: number[];
+  /** The container's own readiness probe is carried out here. */
+  isProbed: boolean;
 };
+
+/** Probes carried out by an agent, and why the last one failed. */
+type Carried = { probes: number; why?: string };
+
+const ASK_MS = 2_000;
 
 /**
  * The rollout of the agent. A session begins with the first pod; the others may wait for the command (a pod is ready when
@@ -29,6 +36,8 @@ export class RolloutBeside {
   #hasBegun = false;
   #ready = { done: 0, total: 0 };
   #changed: (text: string) => void;
+  #why: string | undefined;
+  #earlierProbes: number | undefined;
 
   /** Begins to follow it; `begun` and `tell` say the rest. */
   constructor(options: RolloutOptions) {
@@ -73,6 +82,7 @@ export class RolloutBeside {
     };
     this.#changed = update;
     attachment.on('listening', update);
+    const asking = setInterval(() => void this.#askWhy(), ASK_MS);
     this.#all
       .then(
         () => step.done(this.#allText(), { pods: attachment.pods }),
@@ -81,13 +91,34 @@ export class RolloutBeside {
           this.#failed(error);
         },
       )
-      .finally(() => attachment.off('listening', update));
+      .finally(() => {
+        clearInterval(asking);
+        attachment.off('listening', update);
+      });
+  }
+
+  /** Of a probe that is carried out here, only the agent knows why it fails; each reason is said once in a row. */
+  async #askWhy(): Promise<void> {
+    const { target, attachment, output, isProbed } = this.#options;
+    if (!isProbed) return;
+    if (!this.#isAnyListening) this.#earlierProbes = undefined;
+    const answer = await attachment.session?.request<Carried>('readiness').catch(() => undefined);
+    if (!answer || !this.#isAnyListening) return;
+    this.#earlierProbes ??= answer.probes; // while nothing listened here
+    if (answer.probes === this.#earlierProbes || answer.why === this.#why) return;
+    this.#why = answer.why;
+    if (answer.why) output.warn(`${workloadName(target)} is not ready: ${answer.why}`, 'unready', { why: answer.why });
+  }
+
+  get #isAnyListening(): boolean {
+    const { attachment, awaitedPorts } = this.#options;
+    return awaitedPorts.some((port) => attachment.isListening(port));
   }
 
   #text(): string {
-    const { target, attachment, awaitedPorts } = this.#options;
+    const { target, awaitedPorts } = this.#options;
     const name = workloadName(target);
-    if (awaitedPorts.length > 0 && !awaitedPorts.some((port) => attachment.isListening(port))) {
+    if (awaitedPorts.length > 0 && !this.#isAnyListening) {
       return `${name}: calls come here once something listens at 127.0.0.1:${awaitedPorts.join(' or ')}`;
     }
     const { done, total } = this.#ready;

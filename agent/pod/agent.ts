@@ -3,7 +3,7 @@ import type { Readiness } from '../wire/readiness.ts';
 import { podEnvironment } from './environment.ts';
 import { endWhenLonely } from './lonely.ts';
 import { startProbes } from './probes.ts';
-import { judge, type Served } from './readiness.ts';
+import { Judge, type Served } from './readiness.ts';
 import { serveSession } from './serve.ts';
 import { startServer, type TunnelServer } from './server.ts';
 
@@ -28,6 +28,8 @@ export async function runAgent(folder: string): Promise<void> {
 
   const servers: TunnelServer[] = [];
   let served: Served | undefined;
+  const judge = new Judge(config.readiness ?? 'connected', () => served);
+  const operations = { readiness: () => judge.carried };
   const listen = async (host: string | undefined) => {
     const server = await startServer({
       host,
@@ -39,16 +41,13 @@ export async function runAgent(folder: string): Promise<void> {
         session.on('up', () => console.log('laptop connected'));
         session.on('down', (reason) => console.log(`laptop lost: ${reason}`));
         session.on('end', (error) => console.log(`session ended: ${error.message}`));
-        served = { session, listeners: serveSession(session, environment) };
+        served = { session, listeners: serveSession(session, environment, operations) };
       },
     });
     servers.push(server);
   };
   await listen(config.listen === 'loopback' ? '127.0.0.1' : undefined);
-  await startProbes(
-    config.probePort,
-    judge(config.readiness ?? 'connected', () => served),
-  );
+  await startProbes(config.probePort, judge);
   console.log(
     `lpk agent for session ${config.session}: port ${config.port} (${config.listen}), probes on ${config.probePort}`,
   );

@@ -1,18 +1,18 @@
 import http from 'node:http';
 import type { Prober } from './carried-probe.ts';
-import type { WhyUnready } from './readiness.ts';
+import type { Judge } from './readiness.ts';
 
 /**
- * Answers the kubelet for the container: `/live` always (a debugger at a breakpoint harms nothing), `/ready` unless `whyUnready` has a
- * reason. Rejects with Node's listen error.
+ * Answers the kubelet for the container: `/live` always (a debugger at a breakpoint harms nothing), `/ready` as the judge
+ * says. Rejects with Node's listen error.
  */
-export async function startProbes(port: number, whyUnready: WhyUnready): Promise<http.Server> {
+export async function startProbes(port: number, judge: Judge): Promise<http.Server> {
   const server = http.createServer(async (request, response) => {
     const answer = (status: number, text: string) =>
       response.writeHead(status, { 'content-type': 'text/plain' }).end(`${text}\n`);
     if (request.url === '/live') return answer(200, 'ok');
     if (request.url !== '/ready') return answer(404, 'not found');
-    const why = await whyUnready(proberOf(request));
+    const why = await judge.whyUnready(proberOf(request));
     return why === undefined ? answer(200, 'ok') : answer(503, why);
   });
   server.maxConnections = 64;

@@ -6,20 +6,39 @@ import type { Listeners } from './listen.ts';
 /** The newest laptop's session, and the pod's ports that it has the agent listen on. */
 export type Served = { session: Session; listeners: Listeners };
 
-/** Why the container may not be called now, in words; undefined: it may. */
-export type WhyUnready = (by: Prober) => Promise<string | undefined>;
+/** Says whether the container may be called now. */
+export class Judge {
+  #readiness: Readiness;
+  #served: () => Served | undefined;
+  #underWay: Promise<string | undefined> | undefined;
+  #carried = { probes: 0, why: undefined as string | undefined };
 
-/** By this rule; a carried probe is carried out once at a time, however many ask. */
-export function judge(readiness: Readiness, served: () => Served | undefined): WhyUnready {
-  let underWay: Promise<string | undefined> | undefined;
-  return async (by) => {
-    const now = served();
-    if (!now?.session.isUp) return 'no laptop is connected';
-    if (readiness === 'connected') return undefined;
-    if (readiness === 'listening') return now.listeners.isAnyOpen ? undefined : 'nothing listens on the laptop';
-    underWay ??= carryProbe(now.session, readiness, by).finally(() => {
-      underWay = undefined;
+  constructor(readiness: Readiness, served: () => Served | undefined) {
+    this.#readiness = readiness;
+    this.#served = served;
+  }
+
+  /** How many probes it carried out, and why the last one failed. */
+  get carried(): { probes: number; why: string | undefined } {
+    return this.#carried;
+  }
+
+  /** Why it may not, in words; undefined: it may. A carried probe is carried out once at a time, however many ask. */
+  async whyUnready(by: Prober): Promise<string | undefined> {
+    this.#underWay ??= this.#why(by).finally(() => {
+      this.#underWay = undefined;
     });
-    return await underWay;
-  };
+    return await this.#underWay;
+  }
+
+  async #why(by: Prober): Promise<string | undefined> {
+    const served = this.#served();
+    if (!served?.session.isUp) return 'no laptop is connected';
+    if (this.#readiness === 'connected') return undefined;
+    if (this.#readiness === 'listening')
+      return served.listeners.isAnyOpen ? undefined : 'nothing listens on the laptop';
+    const why = await carryProbe(served.session, this.#readiness, by);
+    this.#carried = { probes: this.#carried.probes + 1, why };
+    return why;
+  }
 }

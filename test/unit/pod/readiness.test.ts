@@ -3,14 +3,14 @@ import http from 'node:http';
 import net, { type AddressInfo } from 'node:net';
 import { type TestContext, test } from 'node:test';
 import { startProbes } from '../../../agent/pod/probes.ts';
-import { judge, type Served, type WhyUnready } from '../../../agent/pod/readiness.ts';
+import { Judge, type Served } from '../../../agent/pod/readiness.ts';
 import { serveSession } from '../../../agent/pod/serve.ts';
 import type { Readiness } from '../../../agent/wire/readiness.ts';
 import { SessionPair, until } from '../wire/harness.ts';
 
 /** What the kubelet is answered, by path. */
-async function kubelet(t: TestContext, why: WhyUnready) {
-  const server = await startProbes(0, why);
+async function kubelet(t: TestContext, judge: Judge) {
+  const server = await startProbes(0, judge);
   t.after(() => server.close());
   const { port } = server.address() as AddressInfo;
   return (path: string) =>
@@ -34,10 +34,7 @@ async function freePort(): Promise<number> {
 
 async function scene(t: TestContext, readiness: Readiness) {
   let served: Served | undefined;
-  const probe = await kubelet(
-    t,
-    judge(readiness, () => served),
-  );
+  const probe = await kubelet(t, new Judge(readiness, () => served));
   const connect = async () => {
     const pair = await SessionPair.open(t);
     served = { session: pair.agent, listeners: serveSession(pair.agent, {}) };
