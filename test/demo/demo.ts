@@ -37,7 +37,7 @@ for (const stream of [lpk.stdout, lpk.stderr]) {
   createInterface({ input: stream }).on('line', (line) => console.log(`    ${line}`));
 }
 try {
-  await until(lpk, 'local web listens');
+  await until(lpk, 'the pod of deployment/web leads here');
   const answer = await callWeb();
   check('a pod calls http://web: the local process answers', answer.servedBy?.includes('process '), answer.servedBy);
   check('the local process calls http://api by its short name', answer.api?.startsWith('api in pod api-'), answer.api);
@@ -82,7 +82,7 @@ async function webSpec(): Promise<unknown> {
 
 type Answer = Partial<Record<'servedBy' | 'api' | 'db' | 'password', string>>;
 
-/** A pod's call, until the local process has it: its listener and the agent's follow each other within a second. */
+/** A pod's call, until the local process has it: kube-proxy follows within a second. */
 async function callWeb(): Promise<Answer> {
   const script = `fetch('http://web/').then(r => r.text()).then(console.log)`;
   for (let tries = 1; ; tries++) {
