@@ -38,6 +38,8 @@ export type AttachmentEvents = LinkEvents & {
   refused: [{ laptopPort: number }];
   /** Something began or ceased to listen at one of the laptop's ports. */
   listening: [];
+  /** An agent listens on this port of the container, as something does on the laptop's. */
+  served: [{ pod: string; podPort: number }];
 };
 
 type Attached = { pod: string; tunnel: Tunnel; session: Session | undefined };
@@ -88,6 +90,17 @@ export class Attachment extends EventEmitter<AttachmentEvents> {
 
   get pods(): string[] {
     return [...this.#attached.values()].filter(({ session }) => session).map(({ pod }) => pod);
+  }
+
+  /** Those that answer now. */
+  get agents(): { pod: string; session: Session }[] {
+    return [...this.#attached.values()].flatMap(({ pod, session }) => (session?.isUp ? [{ pod, session }] : []));
+  }
+
+  /** Whether something listens on the laptop for this port of the container. */
+  isServed(podPort: number): boolean {
+    const laptopPort = this.#options.ports.get(podPort);
+    return laptopPort !== undefined && this.#listening.isListening(laptopPort);
   }
 
   /** Of the first pod that answers. */
@@ -145,7 +158,7 @@ export class Attachment extends EventEmitter<AttachmentEvents> {
       this.#attached.set(uid, entry);
       made.on('session', (session) => {
         entry.session = session;
-        this.#serve(session);
+        this.#serve(pod, session);
       });
       return () => !this.#closed && this.#attached.get(uid) === entry;
     });
@@ -197,7 +210,7 @@ export class Attachment extends EventEmitter<AttachmentEvents> {
   }
 
   /** A new session: deliver what it accepts, and have the agent listen where the laptop does. */
-  #serve(session: Session): void {
+  #serve(pod: string, session: Session): void {
     const { ports } = this.#options;
     deliverInbound(
       session,
@@ -209,24 +222,27 @@ export class Attachment extends EventEmitter<AttachmentEvents> {
     );
     session.once('up', () => {
       for (const [podPort, laptopPort] of ports)
-        if (this.#listening.isListening(laptopPort)) this.#listen(session, podPort, true);
+        if (this.#listening.isListening(laptopPort)) this.#listen(pod, session, podPort, true);
     });
   }
 
   #listeningChanged(port: number): void {
     const listening = this.#listening.isListening(port);
-    for (const { session } of this.#attached.values()) {
+    for (const { pod, session } of this.#attached.values()) {
       if (!session || session.ended) continue;
       for (const [podPort, laptopPort] of this.#options.ports)
-        if (laptopPort === port) this.#listen(session, podPort, listening);
+        if (laptopPort === port) this.#listen(pod, session, podPort, listening);
     }
     this.emit('listening');
   }
 
-  #listen(session: Session, port: number, listening: boolean): void {
-    session.request(listening ? 'listen' : 'unlisten', { port }).catch((error: LpkError) => {
-      if (!session.ended && !this.#closed) this.emit('trouble', error);
-    });
+  #listen(pod: string, session: Session, podPort: number, listening: boolean): void {
+    session.request(listening ? 'listen' : 'unlisten', { port: podPort }).then(
+      () => listening && !this.#closed && this.emit('served', { pod, podPort }),
+      (error: LpkError) => {
+        if (!session.ended && !this.#closed) this.emit('trouble', error);
+      },
+    );
   }
 
   #end(error: unknown): void {

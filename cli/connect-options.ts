@@ -41,6 +41,8 @@ export type ConnectOptions = ClusterOptions & {
   /** How long this laptop may be silent before the cluster puts the workload back, ms. */
   restoreAfterMs: number;
   restorer: boolean;
+  /** Prove that calls through the Service arrive. */
+  selfTest: boolean;
   whenHeld: WhenHeld;
   /** Stop this user's processes that listen on the ports that are needed. */
   freePorts: boolean;
@@ -145,6 +147,10 @@ export const connectVerb: Verb = {
           requiresArg: true,
           describe: `Seconds without a sign of this computer after which the cluster puts the workload back (default: ${RESTORE_AFTER_SECONDS.otherwise}, or a longer --hold)`,
         })
+        .option('no-self-test', {
+          boolean: true,
+          describe: 'Do not try whether a call through the Service arrives here',
+        })
         .option('no-restorer', { boolean: true, describe: 'Leave no restorer in the cluster that would do so' })
         .option('wait', { boolean: true, describe: 'When somebody holds the workload: wait until it is free' })
         .option('take-over', { boolean: true, describe: 'When somebody holds the workload: end their session' })
@@ -192,6 +198,7 @@ export function readConnectOptions(words: Words, command: string[] | undefined):
     holdMs: holdSeconds * 1000,
     restoreAfterMs: readNumber(words, 'restore-after', { ...RESTORE_AFTER_SECONDS, otherwise: restoreAfter }) * 1000,
     restorer: words['no-restorer'] !== true,
+    selfTest: words['no-self-test'] !== true,
     whenHeld: readWhenHeld(words),
     command: program === undefined ? undefined : { program, args },
   };

@@ -35,6 +35,7 @@ import { failing, type Output } from './output.ts';
 import { mapPorts } from './ports.ts';
 import { planReadiness } from './readiness.ts';
 import { RolloutBeside } from './rollout-beside.ts';
+import { SelfTest } from './self-test.ts';
 import { keepLease, planGuard, sayWithout, tellRestorer, whyEnded } from './session-guard.ts';
 import { noteSession } from './sessions-here.ts';
 import { freePorts } from './taken-ports.ts';
@@ -117,6 +118,19 @@ export async function connect(options: ConnectOptions, output: Output): Promise<
       const pod = await session.request<Record<string, string>>('environment');
       announce({ target, ports, door, attachment, output, withCommand: options.command !== undefined });
       rollout.tell();
+      if (options.selfTest) {
+        const test = new SelfTest({
+          ...{ cluster, target, ports, output },
+          agents: () => attachment.agents,
+          isServed: (port) => attachment.isServed(port),
+        });
+        undo.add('end the self-test', async () => test.stop());
+        attachment.on('served', ({ podPort }) => test.served(podPort));
+        rollout.done.then(
+          () => test.start(),
+          () => {}, // `tell` says so
+        );
+      }
       const { command, capture, environment, routes, noRoutes } = options;
       if (command) {
         const way = await podsWay({

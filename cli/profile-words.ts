@@ -41,6 +41,7 @@ export function profileLine(profile: Profile, path: string): Line {
       wait: profile.whenHeld === 'wait' || undefined,
       'take-over': profile.whenHeld === 'take-over' || undefined,
       'no-wait': profile.waitRestored === false || undefined,
+      'no-self-test': profile.selfTest === false || undefined,
       route: listOf(profile.routes, routes),
       'dns-include': listOf(profile.dnsInclude, names),
       'no-route': profile.noRoutes,

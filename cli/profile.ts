@@ -37,6 +37,7 @@ export type Profile = {
   whenHeld?: string;
   waitRestored?: boolean;
   dnsInclude?: string[];
+  selfTest?: boolean;
   routes?: string[];
   noRoutes?: string[];
 };

@@ -58,6 +58,11 @@ export class RolloutBeside {
     this.#all.catch(() => {}); // `begun` and `tell` hear of it
   }
 
+  /** All of the pods lead here. Rejects as `waitRollout` does. */
+  get done(): Promise<void> {
+    return this.#all;
+  }
+
   /** The first agent's session. Rejects as `attachment.over` and `waitRollout` do. */
   async begun(): Promise<Session> {
     const { target, attachment, output } = this.#options;

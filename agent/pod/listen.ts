@@ -2,12 +2,15 @@ import net from 'node:net';
 import { LpkError } from '../wire/errors.ts';
 import { flowError, pump } from '../wire/pump.ts';
 import type { Session } from '../wire/session.ts';
+import { ExpectedCalls } from './self-test.ts';
 
 /**
  * The ports of the pod that the agent serves for one session: what connects to them becomes an `accept` stream. Listening
  * only while the laptop has a listener makes "nothing there" a true connection refusal.
  */
 export class Listeners {
+  /** Calls of the self-test, which are not for the laptop. */
+  readonly expected = new ExpectedCalls();
   #session: Session;
   #servers = new Map<number, { server: net.Server; listening: Promise<void> }>();
 
@@ -25,7 +28,10 @@ export class Listeners {
   async open(port: number): Promise<void> {
     const known = this.#servers.get(port);
     if (known) return known.listening;
-    const server = net.createServer({ allowHalfOpen: true, noDelay: true }, (socket) => this.#accept(port, socket));
+    const server = net.createServer({ allowHalfOpen: true, noDelay: true }, (socket) => {
+      socket.on('error', () => {});
+      this.expected.sort(port, socket, () => this.#accept(port, socket));
+    });
     const listening = new Promise<void>((resolve, reject) => {
       server.on('error', reject);
       server.once('close', () => reject(new LpkError('cancelled', `port ${port} is no longer wanted`)));
@@ -41,6 +47,7 @@ export class Listeners {
 
   /** Stops taking new connections; those under way go on. */
   close(port: number): void {
+    this.expected.forget(port);
     this.#servers.get(port)?.server.close();
     this.#servers.delete(port);
   }
@@ -50,7 +57,6 @@ export class Listeners {
   }
 
   #accept(port: number, socket: net.Socket): void {
-    socket.on('error', () => {});
     try {
       const stream = this.#session.openAccept(port, socket.remoteAddress ?? '', socket.remotePort ?? 0);
       pump(socket, stream);

@@ -5,6 +5,7 @@ import { dialTcp, dialUdp } from './dial.ts';
 import { serveFiles } from './files.ts';
 import { Listeners } from './listen.ts';
 import { forwardDns, podResolverConfig } from './resolve.ts';
+import { callUntilAnswered } from './self-test.ts';
 
 /**
  * Everything a laptop may ask of the agent in one session. `environment`: the container's variables.
@@ -17,6 +18,17 @@ export function serveSession(session: Session, environment: Record<string, strin
     resolver: () => podResolverConfig(),
     listen: ({ port }) => listeners.open(Number(port)),
     unlisten: ({ port }) => listeners.close(Number(port)),
+    expect: ({ port, token, answer }) =>
+      listeners.expected.expect(Number(port), { token: String(token), answer: String(answer) }),
+    unexpect: ({ port }) => listeners.expected.forget(Number(port)),
+    call: async ({ host, port, token, forMs }) => ({
+      answer: await callUntilAnswered({
+        host: String(host),
+        port: Number(port),
+        token: String(token),
+        forMs: Number(forMs),
+      }),
+    }),
     ...extra,
   };
   session.on('stream', (stream: Stream) => {

@@ -25,6 +25,7 @@ test('what is not given has its default', () => {
     holdMs: 60_000,
     restoreAfterMs: 45_000,
     restorer: true,
+    selfTest: true,
     whenHeld: 'refuse',
     command: undefined,
   });
@@ -72,6 +73,7 @@ test('what is given is read', () => {
     holdMs: 5000,
     restoreAfterMs: 45_000,
     restorer: true,
+    selfTest: true,
     whenHeld: 'refuse',
     command: { program: 'npm', args: ['start', '--', '-p', '1'] },
   });

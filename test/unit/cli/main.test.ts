@@ -36,7 +36,7 @@ test('--help names every verb, with examples', () => {
 test('each verb’s --help has its options and examples', () => {
   const connect = lpk('connect', '--help').stdout;
   const options =
-    '-p --port --free-ports --profile --dns-include --container -n --namespace --context --kubeconfig --transport --agent-image --proxy-port --no-wait --hold -o --output --verbose';
+    '-p --port --free-ports --profile --dns-include --container -n --namespace --context --kubeconfig --transport --agent-image --proxy-port --no-wait --hold --no-self-test -o --output --verbose';
   for (const word of [...options.split(' '), 'LOCAL[:CONTAINER]', 'lpk connect web -- npm start']) {
     assert.ok(connect.includes(word), `no ${word} in:\n${connect}`);
   }

@@ -57,6 +57,7 @@ profiles:
     whenHeld: wait
     waitRestored: false
     dnsInclude: [corp.example]
+    selfTest: false
     routes: [10.9.0.0/16]
     noRoutes: [10.8.0.0/16]
   db:
@@ -92,6 +93,7 @@ test('everything a profile may hold arrives where the command line would bring i
         restorer: false,
         whenHeld: 'wait',
         wait: false,
+        selfTest: false,
         freePorts: true,
         volumes: { limitBytes: 7 * 1024 * 1024 },
       },
