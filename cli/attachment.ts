@@ -33,7 +33,6 @@ export type AttachmentOptions = {
 export type AttachmentEvents = LinkEvents & {
   /** A pod runs by this revision of the workload; see `PodEvent`. */
   revision: [string];
-  detached: [{ pod: string }];
   /** A connection came for this port, where nothing listens. */
   refused: [{ laptopPort: number }];
   /** Something began or ceased to listen at one of the laptop's ports. */
@@ -143,7 +142,7 @@ export class Attachment extends EventEmitter<AttachmentEvents> {
       if (event.revision) this.emit('revision', event.revision);
       this.#attach(event.uid, event.pod).catch((error: unknown) => this.#attachFailed(event.uid, event.pod, error));
     } else if (event.type === 'gone') {
-      this.#detach(event.uid);
+      this.#detach(event.uid, 'the pod is gone');
       void this.check();
     } else {
       const error = new LpkError(event.code, event.message);
@@ -167,6 +166,9 @@ export class Attachment extends EventEmitter<AttachmentEvents> {
       if (holdMs > 0) this.emit('linkDown', { pod, reason, holdMs }); // else the agent said goodbye: its pod is ending
     });
     tunnel.on('up', () => this.emit('linkUp', { pod }));
+    tunnel.on('cut', (lost) => {
+      if (!this.#closed) this.emit('cut', { pod, ...lost });
+    });
     tunnel.on('end', (error) => this.#attachFailed(uid, pod, error));
     this.#options.route.add(tunnel);
     this.emit('attached', { pod, transport: this.transport, rttMs: tunnel.session.link.rttMs });
@@ -183,12 +185,12 @@ export class Attachment extends EventEmitter<AttachmentEvents> {
     else this.emit('trouble', told);
   }
 
-  #detach(uid: string): void {
+  #detach(uid: string, reason?: string): void {
     const entry = this.#attached.get(uid);
     if (!entry) return;
     this.#attached.delete(uid);
     this.#options.route.remove(entry.tunnel);
-    entry.tunnel.close();
+    entry.tunnel.close(reason);
     if (!this.#closed && entry.session) this.emit('detached', { pod: entry.pod });
   }
 

@@ -22,7 +22,7 @@ export type Step = {
   drop(): void;
 };
 
-type StepShown = { text: string; startedMs: number; fail: () => void };
+type StepShown = { readonly text: string; startedMs: number; fail: () => void };
 
 const FRAMES = ['⠋', '⠙', '⠹', '⠸', '⠼', '⠴', '⠦', '⠧', '⠇', '⠏'];
 const FRAME_MS = 80;
@@ -73,7 +73,7 @@ export class Output {
 
   /** @param event the step's name for programs; its objects carry `state`: started, progress, done (with seconds), failed. */
   step(text: string, event: string, fields: Fields = {}): Step {
-    const entry: StepShown = { text, startedMs: this.#nowMs(), fail: () => shown.fail() };
+    const entry = { text, startedMs: this.#nowMs(), fail: () => shown.fail() };
     let open = true;
     this.#steps.push(entry);
     this.#emit(event, { state: 'started', text, ...fields });
@@ -110,6 +110,28 @@ export class Output {
       drop,
     };
     return shown;
+  }
+
+  /**
+   * A line on a terminal for as long as it is wanted, its text asked for each time it is drawn; it leaves nothing behind, and is not seen
+   * where there are no live lines. What is returned ends it.
+   */
+  live(text: () => string): () => void {
+    const end = () => {
+      this.#steps = this.#steps.filter((other) => other !== entry);
+      this.#clear();
+      this.#draw();
+    };
+    const entry = {
+      get text() {
+        return text();
+      },
+      startedMs: this.#nowMs(),
+      fail: end,
+    };
+    this.#steps.push(entry);
+    this.#draw();
+    return end;
   }
 
   /** Says one thing to a person, and with `event` to a program. */

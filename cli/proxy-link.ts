@@ -29,18 +29,13 @@ export type ProxyLinkOptions = {
   route: Route;
 };
 
-export type ProxyLinkEvents = LinkEvents & {
-  /** The pod is gone; a new one is being made. */
-  lost: [{ pod: string }];
-};
-
 type Current = { uid: string; pod: string; tunnel: Tunnel | undefined };
 
 /**
  * Keeps one pod with an agent in the cluster and the laptop tied to it, for as long as it is wanted: a pod that is evicted,
  * drained or deleted is made anew, whenever the cluster can be reached again.
  */
-export class ProxyLink extends EventEmitter<ProxyLinkEvents> {
+export class ProxyLink extends EventEmitter<LinkEvents> {
   #options: ProxyLinkOptions;
   #dialer: AgentDialer;
   #stop = new AbortController();
@@ -124,8 +119,8 @@ export class ProxyLink extends EventEmitter<ProxyLinkEvents> {
       this.#attach(event.uid, event.pod).catch((error: unknown) => this.#attachFailed(event.uid, error));
     } else if (event.type === 'gone') {
       if (this.#current && this.#current.uid !== event.uid) return;
-      this.#detach();
-      this.emit('lost', { pod: event.pod });
+      this.#detach('the pod is gone');
+      this.emit('detached', { pod: event.pod });
       this.#remakeOnce(event.uid);
     } else {
       const error = new LpkError(event.code, event.message);
@@ -150,6 +145,9 @@ export class ProxyLink extends EventEmitter<ProxyLinkEvents> {
       if (holdMs > 0) this.emit('linkDown', { pod, reason, holdMs });
     });
     tunnel.on('up', () => this.emit('linkUp', { pod }));
+    tunnel.on('cut', (lost) => {
+      if (!this.#stop.signal.aborted) this.emit('cut', { pod, ...lost });
+    });
     tunnel.on('end', (error) => this.#attachFailed(uid, error));
     route.add(tunnel);
     this.emit('attached', { pod, transport: this.transport, rttMs: tunnel.session.link.rttMs });
@@ -177,12 +175,12 @@ export class ProxyLink extends EventEmitter<ProxyLinkEvents> {
     this.#remakeOnce(uid); // an agent that won't have us is of no use
   }
 
-  #detach(): void {
+  #detach(reason?: string): void {
     const current = this.#current;
     this.#current = undefined;
     if (!current?.tunnel) return;
     this.#options.route.remove(current.tunnel);
-    current.tunnel.close();
+    current.tunnel.close(reason);
     this.#before.reconnects += current.tunnel.reconnects + 1;
     this.#keepCounts();
   }

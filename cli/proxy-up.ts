@@ -82,7 +82,7 @@ export async function proxyUp(options: ProxyUpOptions, output: Output): Promise<
 
       await removeLeftovers(cluster, output);
       tellLinks(link, output);
-      link.on('lost', ({ pod }) => output.warn(`pod ${pod} is gone; a new one is made`, 'lost', { pod }));
+      link.on('detached', ({ pod }) => output.warn(`pod ${pod} is gone; a new one is made`, 'lost', { pod }));
       undo.add(`remove the agent’s pod from ${cluster.namespace}`, () => removing(link, where, output), remedy);
       const starting = output.step(`starting the agent’s pod in ${where}`, 'start', { session: spec.session });
       const [session, found] = await Promise.race([

@@ -37,6 +37,8 @@ export type TunnelEvents = {
   up: [];
   /** The websocket is gone. `holdMs`: how long the agent keeps the streams from now. */
   down: [{ reason: string; holdMs: number }];
+  /** A session ended with so many of programs' connections open: they are lost. */
+  cut: [{ connections: number; reason: string }];
   /** Reconnecting is of no use: the agent is gone for good, or refuses. */
   end: [LpkError];
 };
@@ -121,12 +123,12 @@ export class Tunnel extends EventEmitter<TunnelEvents> {
   }
 
   /** Leaves on purpose: the agent drops the session at once. */
-  close(): void {
+  close(reason = 'the laptop left'): void {
     if (this.#closed) return;
     this.#closed = true;
     this.#stopAttempts();
     clearTimeout(this.#holdTimer);
-    this.#session?.close('session-ended', 'the laptop left');
+    this.#session?.close('session-ended', reason);
     this.#failStart?.(new LpkError('cancelled', 'the tunnel was closed'));
   }
 
@@ -213,7 +215,10 @@ export class Tunnel extends EventEmitter<TunnelEvents> {
     this.#sessionId = sessionId;
     session.on('up', () => this.emit('up'));
     session.on('down', (reason) => this.#down(session, reason));
-    session.on('end', (error) => this.#sessionEnded(session, error));
+    session.on('end', (error, connections) => {
+      if (connections > 0) this.emit('cut', { connections, reason: error.message });
+      this.#sessionEnded(session, error);
+    });
     this.emit('session', session);
   }
 

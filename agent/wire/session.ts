@@ -20,8 +20,8 @@ export type SessionEvents = {
   stream: [Stream];
   up: [];
   down: [string];
-  /** Over for good; every stream has been reset. Emitted once. */
-  end: [LpkError];
+  /** Over for good; every stream has been reset, `connections` of them programs' own. Emitted once. */
+  end: [error: LpkError, connections: number];
 };
 
 /** Bytes after which a stream that never pauses counts as bulk, and the pause that makes it fresh again, ms. */
@@ -29,6 +29,9 @@ const FRESH_BYTES = 16 * 1024;
 const FRESH_AFTER_MS = 20;
 /** Below this round trip, windows grow as if it were this long: timers and turns of the loop count too. */
 const MIN_GROWTH_RTT_MS = 2;
+
+/** Those that programs made; the others are questions of lpk's own. */
+const CONNECTIONS: ReadonlySet<StreamKind> = new Set(['tcp', 'udp', 'accept']);
 
 /** Many streams over one link: opening, credit, fairness. SPEC.md, "Streams". Both ends use this class. */
 export class Session extends EventEmitter<SessionEvents> {
@@ -262,7 +265,8 @@ export class Session extends EventEmitter<SessionEvents> {
   #finish(error: LpkError): void {
     if (this.#ended) return;
     this.#ended = error;
-    for (const stream of [...this.#streams.values()]) stream.receiveReset(error);
-    this.emit('end', error);
+    const streams = [...this.#streams.values()];
+    for (const stream of streams) stream.receiveReset(error);
+    this.emit('end', error, streams.filter(({ kind }) => CONNECTIONS.has(kind)).length);
   }
 }

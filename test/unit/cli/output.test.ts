@@ -40,6 +40,28 @@ function open(options: { format?: Format; tty?: boolean; env?: NodeJS.ProcessEnv
   return { output, stdout, stderr, clock };
 }
 
+test('on a terminal a live line is drawn anew as its text changes, gives way to what is said, and leaves nothing behind', () => {
+  const { output, stderr, clock } = open({ tty: true });
+  let leftS = 9;
+  const end = output.live(() => `waiting ${leftS} s more`);
+  assert.match(stderr.shown, /^⠋ waiting 9 s more \(0\.0 s\)$/);
+  leftS = 8;
+  clock.ms = 1_000;
+  output.say('a word');
+  assert.match(stderr.shown, /^a word\n⠋ waiting 8 s more \(1\.0 s\)$/);
+  end();
+  assert.equal(stderr.shown, 'a word\n');
+  output.live(() => 'never ended');
+  output.close();
+  assert.equal(stderr.shown, 'a word\n');
+});
+
+test('without a terminal a live line is not seen', () => {
+  const { output, stdout, stderr } = open();
+  output.live(() => 'waiting')();
+  assert.equal(stderr.text + stdout.text, '');
+});
+
 test('without a terminal a step is plain lines, its progress too', () => {
   const { output, stdout, stderr, clock } = open();
   const step = output.step('rolling out deployment/web', 'rollout');

@@ -55,14 +55,31 @@ function tunnelTo(t: TestContext, port: number, options: Partial<TunnelOptions> 
     ...options,
   });
   t.after(() => tunnel.close());
-  const told: { sessions: Session[]; downs: string[]; end?: LpkError } = { sessions: [], downs: [] };
+  const told: { sessions: Session[]; downs: string[]; cuts: string[]; end?: LpkError } = {
+    ...{ sessions: [], downs: [], cuts: [] },
+  };
   tunnel.on('session', (session) => told.sessions.push(session));
   tunnel.on('down', ({ reason }) => told.downs.push(reason));
+  tunnel.on('cut', ({ connections, reason }) => told.cuts.push(`${connections}: ${reason}`));
   tunnel.on('end', (error) => {
     told.end = error;
   });
   return { tunnel, told };
 }
+
+test('what is cut are connections, not questions of lpk’s own; without any, nothing is', async (t) => {
+  const silent = await agentServer(t, { onSession: () => {} });
+  const { tunnel, told } = tunnelTo(t, silent.port);
+  await tunnel.start(5_000);
+  const asked = tunnel.session.request('environment');
+  const streams = [tunnel.session.openTcp('echo', 7), tunnel.session.openUdp('echo', 7)];
+  await Promise.all([assert.rejects(asked), ...streams.map((stream) => once(stream, 'error')), tunnel.close('over')]);
+  assert.deepEqual(told.cuts, ['2: over']);
+  const other = tunnelTo(t, silent.port);
+  await other.tunnel.start(5_000);
+  other.tunnel.close();
+  assert.deepEqual(other.told.cuts, []);
+});
 
 async function echo(tunnel: Tunnel, text: string): Promise<string> {
   const stream = tunnel.session.openTcp('echo', 7, Buffer.from(text));
@@ -238,6 +255,7 @@ test('an agent that does not know the session: the streams end, a new session be
   assert.equal((await reset)[0].code, 'link-lost');
   await until(() => tunnel.isUp, 'up again');
   assert.equal(told.sessions.length, 2);
+  assert.deepEqual(told.cuts, ['1: the agent no longer has this session']);
   const lasting = tunnel.session.openTcp('echo', 7, Buffer.from('new'));
   assert.equal(String((await once(lasting, 'data'))[0]), 'new');
   newer.cut();
@@ -256,6 +274,7 @@ test('an agent that stops says so: the streams end at once, and the tunnel goes 
   await server.close();
   assert.equal((await reset)[0].code, 'session-ended');
   assert.deepEqual(told.downs, ['the agent is stopping']);
+  assert.deepEqual(told.cuts, ['1: the agent is stopping']);
   assert.throws(() => tunnel.session, { code: 'link-lost' });
   await agentServer(t, { port: server.port });
   await until(() => tunnel.isUp, 'up again');
@@ -273,6 +292,7 @@ test('when the link stays down for longer than the agent holds, streams end on b
   const resets = Promise.all([once(stream, 'error'), once(far, 'error')]);
   relay.blackhole(true);
   for (const [error] of await resets) assert.equal(error.code, 'link-lost');
+  assert.deepEqual(told.cuts, ['1: the link did not come back within 2 s']);
   assert.throws(() => tunnel.session, { code: 'link-lost' });
   assert.equal(told.downs.length, 1);
   relay.blackhole(false);
