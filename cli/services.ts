@@ -38,7 +38,11 @@ export async function services(options: ServicesOptions, output: Output): Promis
     else if (seen.length === 0)
       output.say(`there is no Service in ${options.allNamespaces ? 'the cluster' : namespace}`);
     else for (const line of table(seen)) output.result(line, 'service');
-    if (!slices) output.warn('the endpoints may not be listed: endpointslices.discovery.k8s.io', 'endpoints-hidden');
+    if (!slices)
+      output.say(
+        `the endpoints are not known: user "${cluster.user}" may not list endpointslices.discovery.k8s.io`,
+        'goes-without',
+      );
     return 0;
   } finally {
     cluster.close();

@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { unlessGone } from '../restore/api.ts';
 import { revisionsOf } from '../restore/history.ts';
 import {
@@ -22,6 +23,8 @@ import type { WorkloadRef } from './workload.ts';
 
 const COORDINATION = 'coordination.k8s.io';
 const RBAC = 'rbac.authorization.k8s.io';
+const ROLE_TRIES = 50;
+const ROLE_RETRY_MS = 100;
 
 /** An entry of `ownerReferences`. */
 export type Owner = { apiVersion: string; kind: string; name: string; uid: string };
@@ -109,14 +112,30 @@ export async function createRestorer(
   const rbac = `/apis/${RBAC}/v1/namespaces/${ref.namespace}`;
   const subject = { kind: 'ServiceAccount', name, namespace: ref.namespace };
   const roleRef = { apiGroup: RBAC, kind: 'Role', name };
+  const bind = async () => {
+    await create(`${rbac}/roles`, { apiVersion: `${RBAC}/v1`, kind: 'Role', rules: restorerRules(ref, config) });
+    const binding = { apiVersion: `${RBAC}/v1`, kind: 'RoleBinding', subjects: [subject], roleRef };
+    await onceKnown(() => create(`${rbac}/rolebindings`, binding));
+  };
   const rights = await Promise.allSettled([
     create(`/api/v1/namespaces/${ref.namespace}/serviceaccounts`, { apiVersion: 'v1', kind: 'ServiceAccount' }),
-    create(`${rbac}/roles`, { apiVersion: `${RBAC}/v1`, kind: 'Role', rules: restorerRules(ref, config) }),
-    create(`${rbac}/rolebindings`, { apiVersion: `${RBAC}/v1`, kind: 'RoleBinding', subjects: [subject], roleRef }),
+    bind(),
   ]);
   for (const each of rights) if (each.status === 'rejected') throw each.reason;
   const image = given.image ?? AGENT_IMAGE;
   await create(`/apis/apps/v1/namespaces/${ref.namespace}/deployments`, deployment(workload, config, image));
+}
+
+/** Whoever binds a Role must have its rights; to see that, the API server looks it up where a new one arrives a moment later. */
+async function onceKnown<T>(bind: () => Promise<T>): Promise<T> {
+  for (let tries = 1; ; tries++) {
+    try {
+      return await bind();
+    } catch (error) {
+      if (!(error instanceof LpkError) || error.code !== 'not-found' || tries === ROLE_TRIES) throw error;
+      await sleep(ROLE_RETRY_MS);
+    }
+  }
 }
 
 /** Removes Lease and restorer; that they are gone, or were never made, is fine. What one may not delete goes with the Lease. */

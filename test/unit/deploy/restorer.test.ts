@@ -172,6 +172,17 @@ test('where a Role is refused the session goes on without, and says why; nothing
   assert.deepEqual(recorder.objects.get(ref.apiPath).spec, workload.spec);
 });
 
+test('an API server that does not know the new Role yet is asked again to bind it', async () => {
+  const { recorder, target, spec } = scene('deployment');
+  let tries = 0;
+  recorder.refuse = (what) =>
+    what === `POST ${RBAC}/namespaces/shop/rolebindings` && ++tries < 3 ? 'not-found' : undefined;
+  const held = await swapIn(recorder.cluster, target, spec);
+  assert.deepEqual([held.refused, tries], [undefined, 3]);
+  const posts = recorder.asked.filter((what) => /^POST .*roles$|^POST .*rolebindings$/.test(what));
+  assert.match(posts[0] as string, /roles$/, 'what is bound is there');
+});
+
 test('where Leases are refused the workload owns ConfigMap and Secret itself', async () => {
   const { recorder, target, spec } = scene('deployment');
   recorder.refuse = (what) => (what.includes('/leases') ? 'forbidden' : undefined);
