@@ -18,6 +18,15 @@ export function helpsToServe(target: { kind: WorkloadKind; service?: string }, g
       ? []
       : [help('why pods are refused is not known', ['list'], { resource: 'events' })]),
     toForget(target.kind),
+    // Read when a call through the Service does not arrive (service-path.ts).
+    {
+      without: 'the self-test may not know which hop fails',
+      rights: [
+        { verb: 'list', group: 'discovery.k8s.io', resource: 'endpointslices' },
+        { verb: 'list', group: 'networking.k8s.io', resource: 'networkpolicies' },
+        { verb: 'get', resource: 'services', subresource: 'proxy' },
+      ],
+    },
   ];
 }
 

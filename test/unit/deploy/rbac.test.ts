@@ -32,20 +32,14 @@ const serve = [...service, ...held.flatMap(rightsToServe), ...rightsToReach('pro
 const helps = WORKLOAD_KINDS.flatMap((kind) => helpsToServe({ kind }, { command: true }));
 const rightsOf = (all: { rights: Right[] }[]) => all.flatMap(({ rights }) => rights);
 const restorer = WORKLOAD_KINDS.flatMap((kind) => rightsToRestorer({ kind }));
-/** What the self-test reads when a call does not arrive (agent/deploy/service-path.ts, cli/self-test.ts). */
 const discovery = { group: 'discovery.k8s.io', resource: 'endpointslices' };
-const selfTest = [
-  ...each(['list'], discovery),
-  ...each(['list'], { group: 'networking.k8s.io', resource: 'networkpolicies' }),
-  ...each(['get'], { resource: 'services', subresource: 'proxy' }),
-];
 
 const expected: Record<string, { needed: Right[]; optional: Right[] }> = {
   'lpk-connect': {
     needed: serve,
-    optional: [...rightsToLease(), ...restorer, ...rightsOf(helps), ...selfTest, ...pod],
+    optional: [...rightsToLease(), ...restorer, ...rightsOf(helps), ...pod],
   },
-  'lpk-connect-no-restorer': { needed: serve, optional: [...rightsToLease(), ...rightsOf(helps), ...selfTest, ...pod] },
+  'lpk-connect-no-restorer': { needed: serve, optional: [...rightsToLease(), ...rightsOf(helps), ...pod] },
   'lpk-proxy': { needed: [...rightsToProxy(), ...rightsToReach('proxy')], optional: rightsOf(helpsToProxy()) },
   'lpk-env': { needed: [...service, ...ofKinds(['get', 'list']), ...rightsToReadVariables()], optional: pod },
   'lpk-services': { needed: each(['list'], { resource: 'services' }), optional: each(['list'], discovery) },
