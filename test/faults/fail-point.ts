@@ -1,20 +1,27 @@
+import { existsSync, writeFileSync } from 'node:fs';
 import type http from 'node:http';
 import https from 'node:https';
 
 /*
- * Loaded into an lpk process before it starts (`node --import`): at its Nth request that changes something in the cluster, the
- * process dies, or the answer is lost. LPK_FAIL_POINT is `MODE:N`, or `MODE:N:leaving` to count from Ctrl-C on. Renewals of a
- * Lease are not counted, as they come when they like.
+ * Loaded into lpk or the restorer before it starts (`node --import`): at its Nth request that changes something in the cluster,
+ * the process dies, or the answer is lost. LPK_FAIL_POINT is `MODE:N`, or `MODE:N:leaving` to count from Ctrl-C on; what is
+ * written to a Lease is not counted, as renewals come when they like. LPK_FAILED is a file that is there once it has
+ * happened, for a process that is started again.
  */
 
 const [mode, count, when] = (process.env.LPK_FAIL_POINT ?? '').split(':');
 let left = Number(count);
 let counting = when !== 'leaving';
+const failed = process.env.LPK_FAILED;
+if (failed && existsSync(failed)) left = 0;
 process.on('SIGINT', () => {
   counting = true;
 });
 
 function die(): void {
+  if (failed) writeFileSync(failed, '');
+  // The first process of a container can't be killed from within.
+  if (process.pid === 1) process.exit(137);
   process.kill(process.pid, 'SIGKILL');
 }
 

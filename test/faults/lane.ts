@@ -102,6 +102,37 @@ export class Lane {
     return (items as Json[]).some(({ metadata }) => metadata.name.startsWith('lpk-'));
   }
 
+  /** Starts the session's restorer again with a fail point (fail-point.ts), and waits until it runs. */
+  async failRestorer(id: string, program: string, point: string): Promise<void> {
+    const name = `lpk-${id}`;
+    const text = readFileSync(program, 'utf8');
+    await this.scene.apply({
+      apiVersion: 'v1',
+      kind: 'ConfigMap',
+      metadata: { name: 'fail-point' },
+      data: { 'fail-point.ts': text },
+    });
+    const at = '/spec/template/spec';
+    const env = {
+      NODE_OPTIONS: '--import /fail-point/fail-point.ts',
+      LPK_FAIL_POINT: point,
+      LPK_FAILED: '/failed/once',
+    };
+    const ops = [
+      ...Object.entries(env).map(([key, value]) => ({ path: `${at}/containers/0/env/-`, value: { name: key, value } })),
+      { path: `${at}/volumes/-`, value: { name: 'fail-point', configMap: { name: 'fail-point' } } },
+      { path: `${at}/volumes/-`, value: { name: 'failed', emptyDir: {} } },
+      { path: `${at}/containers/0/volumeMounts/-`, value: { name: 'fail-point', mountPath: '/fail-point' } },
+      { path: `${at}/containers/0/volumeMounts/-`, value: { name: 'failed', mountPath: '/failed' } },
+    ];
+    const restorer = workloadRef('deployment', this.scene.namespace, name);
+    await this.scene.cluster.request('PATCH', restorer.apiPath, {
+      body: ops.map((op) => ({ op: 'add', ...op })),
+      contentType: 'application/json-patch+json',
+    });
+    await waitRollout(this.scene.cluster, restorer, { signal: AbortSignal.timeout(PATIENCE_MS) });
+  }
+
   async workload(): Promise<Json> {
     return await this.#get(this.web.apiPath);
   }

@@ -24,16 +24,17 @@ export async function outOfMemory(lane: Lane, { pod, proxyPort, streams }: Sessi
   await eventually('the kernel kills the agent for its memory', async () => {
     try {
       if (kills() > 0) return true;
-      writeFileSync(limit.file, `${Math.max(1, Number(readFileSync(limit.usage, 'utf8')) - STEP_BYTES)}`);
+      const wanted = Number(readFileSync(limit.usage, 'utf8')) + ROOM_BYTES;
+      if (!(Number(readFileSync(limit.file, 'utf8')) <= wanted)) writeFileSync(limit.file, `${wanted}`);
     } catch (error) {
       const { code } = error as NodeJS.ErrnoException;
       if (code === 'ENOENT' || code === 'ENODEV') return true; // gone with its container
-      if (code !== 'EBUSY') throw error; // nothing more can be reclaimed just now
+      if (code !== 'EBUSY') throw error; // it used more meanwhile
     }
   });
 }
 
-const STEP_BYTES = 1 << 20;
+const ROOM_BYTES = 128 << 10;
 
 type MemoryLimit = { file: string; usage: string; events: string };
 

@@ -4,24 +4,28 @@ import type { Lane } from './lane.ts';
 import { leaves } from './session.ts';
 import type { Found, Row } from './table.ts';
 
-/** lpk is killed, or an answer is lost, at each request in turn that changes something. */
+/** lpk or the restorer is killed, or an answer is lost, at each request in turn that changes something. */
 
+/** Dies when the answer has come, or when the request is on its way; or lives on without the answer. */
 const MODES = ['answered', 'sent', 'lost'] as const;
-const RECOVERIES = ['lpk restore', 'restorer'] as const;
 const TAKEN = ['--restore-after', '15'];
 
-/** Secret, ConfigMap, Lease, ServiceAccount, Role, RoleBinding, the restorer's Deployment; the workload's patch is the last. */
+/** Lease, Secret, ConfigMap, ServiceAccount, Role, RoleBinding, the restorer's Deployment; the workload's patch is the last. */
 const SWAP_STEPS = 8;
 /** The workload's patch and its `managedFields`; the above in reverse; the agent's ReplicaSet. */
 const RESTORE_STEPS = 10;
+/** The workload's patch and its `managedFields`, the agent's ReplicaSet, the Lease. */
+const RESTORER_STEPS = 4;
+/** ConfigMap, Secret, Pod; and in reverse. */
+const PROXY_STEPS = 3;
 
-type Case = { step: number; mode: (typeof MODES)[number]; recovery: (typeof RECOVERIES)[number] };
+type Case = { step: number; mode: (typeof MODES)[number]; recovery: string };
 
 /** Every step in every way; in a single round every step once, the ways taken in turn. */
-function casesOf(steps: number, rounds: number): Case[] {
-  const all = MODES.flatMap((mode) => RECOVERIES.map((recovery) => ({ mode, recovery })));
-  // An answer that is lost leaves lpk to put back by itself.
-  const ways = all.filter(({ mode, recovery }) => mode !== 'lost' || recovery === 'lpk restore');
+function casesOf(steps: number, rounds: number, recoveries: string[]): Case[] {
+  const all = recoveries.flatMap((recovery) => MODES.map((mode) => ({ mode, recovery })));
+  // An answer that is lost leaves it to put back by itself.
+  const ways = all.filter(({ mode, recovery }) => mode !== 'lost' || recovery === recoveries[0]);
   return Array.from({ length: steps }, (_, i) => i + 1).flatMap((step) =>
     rounds > 1
       ? ways.map((way) => ({ step, ...way }))
@@ -30,60 +34,103 @@ function casesOf(steps: number, rounds: number): Case[] {
 }
 
 export function stepRows(): Row[] {
-  const row = (name: string, steps: number, run: (lane: Lane, at: Case) => Promise<Found>): Row => ({
-    name,
-    cases: (rounds) => casesOf(steps, rounds).length,
+  const row = (
+    name: string,
+    steps: number,
+    recoveries: string[],
+    run: (lane: Lane, at: Case) => Promise<Found>,
+  ): Row => ({
+    name: `${name}, at each step of it`,
+    cases: (rounds) => casesOf(steps, rounds, recoveries).length,
     run: (lane, nth, rounds) => {
-      const at = casesOf(steps, rounds)[nth] as Case;
+      const at = casesOf(steps, rounds, recoveries)[nth] as Case;
       return run(lane, at).catch((cause: Error) => {
         throw new Error(`step ${at.step}, ${at.mode}, then ${at.recovery}: ${cause.message}`, { cause });
       });
     },
   });
+  const recoveries = ['restorer', 'lpk restore'];
+  const proxyRecoveries = ['lpk restore', 'lpk proxy up'];
   return [
-    row('laptop dies during the swap, at each step of it', SWAP_STEPS, async (lane, at) => {
+    row('laptop dies during the swap', SWAP_STEPS, recoveries, async (lane, at) => {
       const lpk = lane.begin(TAKEN, failing(`${at.mode}:${at.step}`));
-      if (at.mode !== 'lost') return await recovers(lane, lpk, at);
-      const ready = await lpk.until('an end, or a session', () => lpk.events.find(isReadyOrError));
-      if (ready.event === 'ready') await leaves(lpk);
-      await lpk.exit();
-      return await putBack(lane);
+      if (at.mode === 'lost') await livesOn(lpk);
+      else await recovers(lane, lpk, at);
+      await lane.restored();
+      await lane.nothingLeft();
+      return { restored: true, nothingLeft: true };
     }),
-    row('laptop dies during the restore, at each step of it', RESTORE_STEPS, async (lane, at) => {
+    row('laptop dies during the restore', RESTORE_STEPS, recoveries, async (lane, at) => {
       const lpk = lane.begin(TAKEN, failing(`${at.mode}:${at.step}:leaving`));
       await lpk.event('ready');
       lpk.signal('SIGINT');
-      if (at.mode !== 'lost') return await recovers(lane, lpk, at);
-      await lpk.exit();
+      if (at.mode === 'lost') await lpk.exit();
       // What it could not do it says; then there is the command that it names.
-      if (lpk.events.some(({ event }) => event === 'undo-failed')) await lane.lpk(['restore', 'deployment/web']).exit();
-      return await putBack(lane);
+      if (at.mode !== 'lost' || lpk.events.some(({ event }) => event === 'undo-failed')) await recovers(lane, lpk, at);
+      await lane.restored();
+      await lane.nothingLeft();
+      return { restored: true, nothingLeft: true };
     }),
+    row('restorer dies during the restore', RESTORER_STEPS, ['restorer'], async (lane, at) => {
+      const lpk = lane.begin(TAKEN);
+      await lpk.event('ready');
+      const { session } = await lpk.event('swap', ({ state }) => state === 'done');
+      await lane.failRestorer(session, FAIL_POINT, `${at.mode}:${at.step}`);
+      lpk.signal('SIGKILL');
+      await lpk.exit();
+      await lane.restored();
+      await lane.nothingLeft();
+      return { restored: true, nothingLeft: true };
+    }),
+    ...['starting', 'leaving'].map((when) =>
+      row(`laptop dies while lpk proxy is ${when}`, PROXY_STEPS, proxyRecoveries, async (lane, at) => {
+        const leaving = when === 'leaving';
+        const lpk = lane.lpk(['proxy', 'up'], failing(`${at.mode}:${at.step}${leaving ? ':leaving' : ''}`));
+        if (leaving) {
+          await lpk.event('ready');
+          lpk.signal('SIGINT');
+        }
+        if (at.mode === 'lost') await livesOn(lpk);
+        else await dies(lpk);
+        if (at.recovery === 'lpk proxy up') {
+          const next = lane.lpk(['proxy', 'up']);
+          await next.event('ready');
+          await leaves(next);
+        } else if (at.mode !== 'lost' || lpk.events.some(({ event }) => event === 'undo-failed')) {
+          await lane.lpk(['restore', '--all']).exit();
+        }
+        await lane.nothingLeft();
+        return { nothingLeft: true };
+      }),
+    ),
   ];
 }
 
-function isReadyOrError({ event }: { event: string }): boolean {
-  return event === 'ready' || event === 'error';
-}
+const FAIL_POINT = path.join(import.meta.dirname, 'fail-point.ts');
 
 function failing(point: string) {
-  const preload = path.join(import.meta.dirname, 'fail-point.ts');
-  return ([node = '', ...rest]: string[]) => ['env', `LPK_FAIL_POINT=${point}`, node, '--import', preload, ...rest];
+  return ([node = '', ...rest]: string[]) => ['env', `LPK_FAIL_POINT=${point}`, node, '--import', FAIL_POINT, ...rest];
 }
 
-async function recovers(lane: Lane, lpk: Lpk, { recovery }: Case): Promise<Found> {
+/** Without that answer it starts all the same, or ends; and puts back whatever it did. */
+async function livesOn(lpk: Lpk): Promise<void> {
+  const said = await lpk.until('an end, or a session', () =>
+    lpk.events.find(({ event }) => event === 'ready' || event === 'error'),
+  );
+  if (said.event === 'ready') await leaves(lpk);
+  else await lpk.exit();
+}
+
+async function dies(lpk: Lpk): Promise<void> {
   const { signal } = await lpk.exit();
   if (signal !== 'SIGKILL') throw new Error(`expected that it dies; ${lpk}`);
-  if (recovery === 'lpk restore' || !(await lane.hasRestorer())) {
-    const restore = lane.lpk(['restore', '--all']);
-    const { code } = await restore.exit();
-    if (code !== 0) throw new Error(`${restore}; after ${lpk}`);
-  }
-  return await putBack(lane);
 }
 
-async function putBack(lane: Lane): Promise<Found> {
-  await lane.restored();
-  await lane.nothingLeft();
-  return { restored: true, nothingLeft: true };
+/** By its restorer, where it got as far as having one. */
+async function recovers(lane: Lane, lpk: Lpk, { mode, recovery }: Case): Promise<void> {
+  if (mode !== 'lost') await dies(lpk);
+  if (recovery === 'restorer' && (await lane.hasRestorer())) return;
+  const restore = lane.lpk(['restore', '--all']);
+  const { code } = await restore.exit();
+  if (code !== 0) throw new Error(`${restore}; after ${lpk}`);
 }
