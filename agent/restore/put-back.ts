@@ -43,7 +43,11 @@ async function patchBack(api: Api, held: Held): Promise<RestoreOutcome> {
     throw error;
   }
   const { ops, session, kept } = planRestore(workload);
-  if (!session) return { workload: 'not-held', kept: [] };
+  if (!session) {
+    // Whoever put it back may have died before this step too.
+    if (ownFields(workload).length > 0) await retryOnConflict(() => disown(api, held));
+    return { workload: 'not-held', kept: [] };
+  }
   if (held.session && session.id !== held.session) return { workload: 'held-by-another', session, kept: [] };
   await patch(api, held, ops);
   await retryOnConflict(() => disown(api, held));
@@ -63,14 +67,17 @@ export async function patch(api: Api, { apiPath }: { apiPath: string }, ops: Pat
  * server-side apply that changes the image would be a conflict with a tool that is long gone.
  */
 async function disown(api: Api, held: Held): Promise<void> {
-  const { metadata } = await api.request('GET', held.apiPath);
-  const ours = ((metadata.managedFields ?? []) as Json[]).flatMap(({ manager }, i) =>
-    manager === FIELD_MANAGER ? [i] : [],
-  );
+  const workload = await api.request('GET', held.apiPath);
+  const ours = ownFields(workload);
   if (ours.length === 0) return;
   // From the end, as each removal moves those behind it.
   const removals = ours.toReversed().map((i): PatchOp => ({ op: 'remove', path: `/metadata/managedFields/${i}` }));
-  await patch(api, held, [...sameVersion(metadata), ...removals]);
+  await patch(api, held, [...sameVersion(workload.metadata), ...removals]);
+}
+
+/** Where in its `managedFields` lpk is. */
+function ownFields({ metadata }: Json): number[] {
+  return ((metadata.managedFields ?? []) as Json[]).flatMap(({ manager }, i) => (manager === FIELD_MANAGER ? [i] : []));
 }
 
 /**

@@ -178,14 +178,7 @@ export class Lane {
 
   /** Until nothing of lpk is in the namespace, nor on the laptop once one more command of lpk's has run there. */
   async nothingLeft(): Promise<void> {
-    let found: string[] = [];
-    const nothing = async () => {
-      found = await this.#left();
-      return found.length === 0;
-    };
-    await eventually('nothing is left', nothing).catch(() => {
-      throw new Error(`left in the cluster: ${found.join(', ')}`);
-    });
+    await this.#untilLeft([]);
     const status = this.lpk(['status']);
     const { code } = await status.exit();
     const listed = status.events.filter(({ event }) => event === 'session');
@@ -196,6 +189,25 @@ export class Lane {
     const running = processesWith(this.#dir);
     if (running.length > 0) throw new Error(`still running on the laptop: ${running.join(', ')}`);
     this.#all.length = 0;
+  }
+
+  /** As `nothingLeft`, when the restorer could not know the agent's ReplicaSet: the next `lpk restore` takes that away. */
+  async nothingLeftButHistory(): Promise<void> {
+    await this.#untilLeft(['replicasets']);
+    await this.lpk(['restore', '--all']).exit();
+    await this.nothingLeft();
+  }
+
+  /** Until nothing is left in the cluster but what is of these resources. */
+  async #untilLeft(resources: string[]): Promise<void> {
+    let found: string[] = [];
+    const nothing = async () => {
+      found = (await this.#left()).filter((each) => !resources.includes(each.split('/')[0] as string));
+      return found.length === 0;
+    };
+    await eventually('nothing is left', nothing).catch(() => {
+      throw new Error(`left in the cluster: ${found.join(', ')}`);
+    });
   }
 
   /** `web` as it was before the first run, whatever others made of it. */

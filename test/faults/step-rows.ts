@@ -57,7 +57,8 @@ export function stepRows(): Row[] {
       if (at.mode === 'lost') await livesOn(lpk);
       else await recovers(lane, lpk, at);
       await lane.restored();
-      await lane.nothingLeft();
+      // It died before the agent's ReplicaSet had a name.
+      await (at.recovery === 'restorer' ? lane.nothingLeftButHistory() : lane.nothingLeft());
       return { restored: true, nothingLeft: true };
     }),
     row('laptop dies during the restore', RESTORE_STEPS, recoveries, async (lane, at) => {
@@ -68,7 +69,8 @@ export function stepRows(): Row[] {
       // What it could not do it says; then there is the command that it names.
       if (at.mode !== 'lost' || lpk.events.some(({ event }) => event === 'undo-failed')) await recovers(lane, lpk, at);
       await lane.restored();
-      await lane.nothingLeft();
+      // It died between the end of the Lease, and with it of the restorer, and that of the agent's ReplicaSet.
+      await (at.recovery === 'restorer' ? lane.nothingLeftButHistory() : lane.nothingLeft());
       return { restored: true, nothingLeft: true };
     }),
     row('restorer dies during the restore', RESTORER_STEPS, ['restorer'], async (lane, at) => {
