@@ -41,6 +41,8 @@ export type AttachmentEvents = LinkEvents & {
   served: [{ pod: string; podPort: number }];
 };
 
+const LISTEN_AGAIN_MS = 2_000;
+
 type Attached = { pod: string; tunnel: Tunnel; session: Session | undefined };
 
 /**
@@ -238,13 +240,23 @@ export class Attachment extends EventEmitter<AttachmentEvents> {
     this.emit('listening');
   }
 
-  #listen(pod: string, session: Session, podPort: number, listening: boolean): void {
+  #listen(pod: string, session: Session, podPort: number, listening: boolean, isRetry = false): void {
     session.request(listening ? 'listen' : 'unlisten', { port: podPort }).then(
       () => listening && !this.#closed && this.emit('served', { pod, podPort }),
       (error: LpkError) => {
-        if (!session.ended && !this.#closed) this.emit('trouble', error);
+        if (session.ended || this.#closed) return;
+        if (!isRetry) this.emit('trouble', error);
+        // In the node's network the pod before may still have it for a while.
+        if (error.code !== 'address-in-use') return;
+        setTimeout(() => this.#listenAgain(pod, session, podPort), LISTEN_AGAIN_MS).unref();
       },
     );
+  }
+
+  #listenAgain(pod: string, session: Session, podPort: number): void {
+    const laptopPort = this.#options.ports.get(podPort);
+    if (session.ended || this.#closed || laptopPort === undefined || !this.#listening.isListening(laptopPort)) return;
+    this.#listen(pod, session, podPort, true, true);
   }
 
   #end(error: unknown): void {

@@ -95,7 +95,9 @@ export async function findTarget(
     ...(service ? { service: ref.name } : {}),
     container: container.name,
     containerPorts: containerPorts(container),
-    servicePorts: services.flatMap((each) => servicePorts(each, container, workload.spec.template.spec.containers)),
+    servicePorts: services.flatMap((each) =>
+      servicePorts(each, container, runningContainers(workload.spec.template.spec)),
+    ),
     replicas: replicasOf(kind, workload),
     hostNetwork: workload.spec.template.spec.hostNetwork === true,
     selector: selectorString(workload.spec.selector),
@@ -287,6 +289,11 @@ function containerPorts(container: Json): ContainerPort[] {
     port: own.containerPort,
     protocol: own.protocol ?? 'TCP',
   }));
+}
+
+/** The containers that run while a pod does: native sidecars (init containers that are restarted for ever) too. */
+export function runningContainers({ containers, initContainers = [] }: Json): Json[] {
+  return [...containers, ...(initContainers as Json[]).filter(({ restartPolicy }) => restartPolicy === 'Always')];
 }
 
 /** A Service's ports as the container has them; those that another of the pod's containers has are left out. */

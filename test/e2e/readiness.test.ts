@@ -14,6 +14,7 @@ import { eventually, freePort, Shop, service, workload } from './shop.ts';
 
 const PROGRAM = path.join(import.meta.dirname, 'probed-process.ts');
 const POD_PORTS = [8080, 8443, 9000] as const;
+const NO_PROBES = { livenessProbe: undefined, readinessProbe: undefined };
 const BREAKPOINT_MS = 180_000;
 
 const KINDS = {
@@ -35,9 +36,11 @@ type Kind = keyof typeof KINDS;
 const ALL = Object.keys(KINDS) as Kind[];
 
 let shop: Shop;
+/** Where pods may be in the node's network. */
+let node: Shop;
 
 before(async () => {
-  shop = await Shop.open('readiness');
+  [shop, node] = await Promise.all([Shop.open('readiness'), Shop.open('node', { root: true })]);
   const program = await bundleAgent(PROGRAM);
   await shop.create({
     ...{ apiVersion: 'v1', kind: 'ConfigMap', metadata: { name: 'code' }, data: { 'probed.mjs': program } },
@@ -59,7 +62,7 @@ before(async () => {
 
 after(async () => {
   endAll();
-  await shop?.close();
+  await Promise.all([shop?.close(), node?.close()]);
 });
 
 /** The program in a pod, whose three probes are of this kind. */
@@ -156,6 +159,24 @@ describe('readiness', { concurrency: true }, () => {
     const lpk = shop.lpk('connect', 'deployment/connected', '--no-wait', '--readiness', 'connected');
     await lpk.serving();
     assert.equal(readyOf(await podOf('connected')).status, 'True', `${lpk}`);
+    await leave(lpk);
+  });
+
+  test('in the node’s network, a port that the pod before still has is taken as soon as it is free', async () => {
+    const [here, port] = [await freePort(), 18_000 + Math.floor(Math.random() * 1_000)];
+    // As process 1 it does not hear SIGTERM: it has its port until the end of the grace period.
+    const container = { command: ['/bin/httpd', '-f', '-p', `${port}`], ports: [], ...NO_PROBES };
+    const pod = { hostNetwork: true, terminationGracePeriodSeconds: 15 };
+    const strategy = { rollingUpdate: { maxUnavailable: 1, maxSurge: 0 } };
+    await node.deploy(workload('Deployment', 'host', { container, pod, spec: { strategy } }));
+    const [{ status }] = await node.pods('deployment/host');
+    const local = await localServer(here);
+    const lpk = node.lpk('connect', 'deployment/host', '--no-wait', '-p', `${here}:${port}`);
+    assert.equal((await lpk.event('trouble')).code, 'address-in-use', `${lpk}`);
+    await lpk.serving();
+    const { received } = await shop.callHttp(status.podIP, port);
+    assert.match(String(received), /local$/, `${lpk}`);
+    local.kill('SIGKILL');
     await leave(lpk);
   });
 

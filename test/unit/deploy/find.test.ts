@@ -1,6 +1,12 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { chooseContainer, parseTarget, servicePorts, similarNames } from '../../../agent/deploy/find.ts';
+import {
+  chooseContainer,
+  parseTarget,
+  runningContainers,
+  servicePorts,
+  similarNames,
+} from '../../../agent/deploy/find.ts';
 import { assertServable, replicasOf, selectorString, selects } from '../../../agent/deploy/workload.ts';
 
 test('a target is a Service unless its kind is given, by any of kubectl’s names', () => {
@@ -109,6 +115,30 @@ test('a Service’s ports are given as the container has them', () => {
     { name: 'plain', port: 81, targetPort: 3000, protocol: 'TCP' },
     { name: 'dns', port: 53, targetPort: 5353, protocol: 'UDP' },
   ]);
+});
+
+test('a Service’s port that a native sidecar has is not the container’s', () => {
+  const service = {
+    spec: {
+      ports: [
+        { port: 80, targetPort: 8080 },
+        { port: 81, targetPort: 4180 },
+        { port: 82, targetPort: 82 },
+      ],
+    },
+  };
+  const ports = [{ containerPort: 4180, protocol: 'TCP' }];
+  const initContainers = [
+    { name: 'proxy', restartPolicy: 'Always', ports },
+    { name: 'once', ports: [{ containerPort: 82, protocol: 'TCP' }] },
+  ];
+  const app = { name: 'app', ports: [{ containerPort: 8080, protocol: 'TCP' }] };
+  const running = runningContainers({ containers: [app], initContainers });
+  assert.deepEqual(
+    servicePorts(service, app, running).map(({ targetPort }) => targetPort),
+    [8080, 82],
+  );
+  assert.deepEqual(runningContainers({ containers: [app] }), [app]);
 });
 
 test('a selector picks pods that have all its labels', () => {
