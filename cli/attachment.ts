@@ -68,6 +68,11 @@ export class Attachment extends EventEmitter<AttachmentEvents> {
     this.#listening = new ListeningPorts([...options.ports.values()], (port) => this.#listeningChanged(port));
   }
 
+  /** The session's id in the cluster. */
+  get id(): string {
+    return this.#options.session;
+  }
+
   /** The first agent's session. Rejects as `over` does. */
   get first(): Promise<Session> {
     return this.#first.promise;

@@ -5,7 +5,17 @@ import type { Words } from './verb.ts';
 const SHOWN = new Set([
   ...['target', 'namespace', 'context', 'kubeconfig', 'output', 'port', 'container', 'transport', 'agent-image'],
   ...['proxy-port', 'hold', 'capture', 'route', 'no-route', 'dns-include', 'dns-exclude', 'dns', 'dns-port', 'bind'],
-  ...['profile', 'restore-after', 'volumes', 'volume-limit', 'env-include', 'env-exclude', 'env-file', 'like'],
+  ...[
+    'profile',
+    'restore-after',
+    'volumes',
+    'volume-limit',
+    'readiness',
+    'env-include',
+    'env-exclude',
+    'env-file',
+    'like',
+  ],
   ...['fake-ip-range', 'file'],
 ]);
 

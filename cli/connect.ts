@@ -36,6 +36,7 @@ import { mapPorts } from './ports.ts';
 import { planReadiness } from './readiness.ts';
 import { RolloutBeside } from './rollout-beside.ts';
 import { SelfTest } from './self-test.ts';
+import { openSessionControl, sessionStatus } from './session-control.ts';
 import { keepLease, planGuard, sayWithout, tellRestorer, whyEnded } from './session-guard.ts';
 import { noteSession } from './sessions-here.ts';
 import { freePorts } from './taken-ports.ts';
@@ -60,6 +61,7 @@ export async function connect(options: ConnectOptions, output: Output): Promise<
     { undo, say: (line) => output.say(line), crashed: (error) => output.fail(error), remedy: () => remedy },
     async (leave) => {
       output.sayLog();
+      output.hide(Object.values(options.environment.set));
       if (options.command) {
         assertCommand(options.command.program);
         expectCapture(options.capture);
@@ -114,8 +116,14 @@ export async function connect(options: ConnectOptions, output: Output): Promise<
         ...{ cluster, target, attachment, awaitedPorts, isProbed, output, undo, signal },
       });
       const session = await rollout.begun();
-
       const pod = await session.request<Record<string, string>>('environment');
+      const variables = { ...image, ...pod };
+      output.hide(Object.values(variables), [target.name, target.namespace, ...attachment.pods]);
+      const closeControl = await openSessionControl(attachment.id, {
+        status: () => sessionStatus({ cluster, target, ports, proxyPort: door.port, attachment, variables, options }),
+        environment: () => ({ variables, whole: image !== undefined }),
+      });
+      undo.add('close the control socket', async () => closeControl());
       announce({ target, ports, door, attachment, output, withCommand: options.command !== undefined });
       rollout.tell();
       if (options.selfTest) {
@@ -144,8 +152,7 @@ export async function connect(options: ConnectOptions, output: Output): Promise<
         });
         const { over } = attachment;
         const volumes = await podsVolumes({ options, cluster, target, attachment, leave, undo, output });
-        const all = { ...image, ...pod, ...volumes?.env };
-        output.hide(Object.values({ ...all, ...environment.set }), [target.name, target.namespace, ...attachment.pods]);
+        const all = { ...variables, ...volumes?.env };
         const set = await withVolumePlaces(environment.set, {
           ...{ cluster, namespace: target.namespace, pod: attachment.pods[0] as string, container: target.container },
           ...{ place: volumes?.find, output },
@@ -174,7 +181,7 @@ type Swap = {
 };
 
 /** Puts the agent in and begins to attach. What undoes it is there before anything is changed. */
-async function swap({
+export async function swap({
   options,
   cluster,
   target,

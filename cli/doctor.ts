@@ -35,14 +35,17 @@ export type Finding = {
 export async function doctor(options: ClusterOptions, output: Output): Promise<number> {
   let broken = false;
   const tell = (finding: Finding) => {
-    const { name, ok, needed, text, remedy } = finding;
-    broken ||= !ok && needed === true;
-    const mark = ok ? '✔' : needed ? '✖' : '!';
-    const lines = [`${mark} ${name}: ${text}`, ...(ok || !remedy ? [] : [`  → ${remedy}`])];
-    output.result(lines.join('\n'), 'finding', finding);
+    broken ||= !finding.ok && finding.needed === true;
+    output.result(findingText(finding), 'finding', finding);
   };
   for await (const finding of findings(options, output)) tell(finding);
   return broken ? 1 : 0;
+}
+
+/** A line, and one more where there is something to do. */
+export function findingText({ name, ok, needed, text, remedy }: Finding): string {
+  const mark = ok ? '✔' : needed ? '✖' : '!';
+  return [`${mark} ${name}: ${text}`, ...(ok || !remedy ? [] : [`  → ${remedy}`])].join('\n');
 }
 
 /** What there is to be found out: first of this computer, then of the cluster. Never throws: what can't be asked is a finding. */

@@ -1,37 +1,88 @@
-import { containerEnvironment } from '../agent/deploy/container-environment.ts';
-import { findTarget, parseTarget } from '../agent/deploy/find.ts';
+import { concernsCluster, readContainerEnvironment } from '../agent/deploy/container-environment.ts';
+import { findTarget, parseTarget, type Target } from '../agent/deploy/find.ts';
+import type { Cluster } from '../agent/deploy/kube.ts';
 import { preflightVariables } from '../agent/deploy/preflight.ts';
 import { workloadName } from '../agent/deploy/workload.ts';
+import { sessionOf } from '../agent/restore/record.ts';
 import { LpkError } from '../agent/wire/errors.ts';
+import { canAsk, openAsk } from './ask.ts';
 import { openCluster } from './cluster.ts';
 import type { EnvFormat, EnvOptions } from './env-options.ts';
 import { childEnvironment } from './environment.ts';
 import type { Output } from './output.ts';
 import { shellLines } from './proxy-env.ts';
+import { askSession, type SessionEnvironment } from './session-control.ts';
+import { sessionsHere } from './sessions-here.ts';
 
-/** `lpk env`: what the pod's container has, as a command of `lpk connect` would get it. */
+/**
+ * `lpk env`: what the pod's container has, as a command of `lpk connect` would get it. From a session of this laptop that has the
+ * target, else from the container itself, else, when that is agreed to, from a session that is made for it.
+ */
 export async function env(options: EnvOptions, output: Output): Promise<number> {
   const cluster = await openCluster(options, output);
   try {
-    const { container } = options;
-    const target = await findTarget(cluster, parseTarget(options.target), { container });
-    await preflightVariables(cluster, target);
-    const pod = await containerEnvironment(cluster, target);
-    if (!pod) {
-      const why = 'no pod of it runs, or its image has no cat';
-      throw new LpkError('not-found', `the variables of ${workloadName(target)} can't be read: ${why}`);
+    const target = await findTarget(cluster, parseTarget(options.target), { container: options.container });
+    const found = (await fromSession(target, output)) ?? (await fromContainer(cluster, target));
+    if (!('why' in found)) {
+      tell(found, options, output);
+      return 0;
     }
-    output.hide(Object.values(pod));
-    const { env: variables } = childEnvironment({ laptop: {}, pod, choice: options.environment });
-    const names = Object.keys(variables).sort();
-    const sorted = Object.fromEntries(names.map((name) => [name, variables[name] as string]));
-    const left = names.filter((name) => options.format === 'docker' && sorted[name]?.includes('\n'));
-    if (left.length > 0) output.warn(`docker's --env-file knows no newline: left out ${left.join(', ')}`);
-    output.result(environmentText(options.format, sorted), 'env', { variables: sorted });
-    return 0;
+    const name = workloadName(target);
+    const { why } = found;
+    const how = `a short session, which replaces ${target.replicas === 1 ? 'its pod' : 'its pods'} for a moment`;
+    if (!options.yes && !canAsk(output)) {
+      const code = why.code === 'forbidden' ? why.code : 'usage';
+      throw new LpkError(code, `${why.message}; --yes reads the variables of ${name} by ${how}`, { cause: why });
+    }
+    output.say(`the variables of ${name} can't be read from its container: ${why.message}`, 'not-read', {
+      code: why.code,
+    });
+    const question = `Read the variables of ${name} by ${how}?`;
+    if (!options.yes && !(await (await openAsk()).confirm(question, false))) {
+      throw new LpkError('cancelled', `${name} is left as it is`);
+    }
+    const { shortSession } = await import('./short-session.ts');
+    return await shortSession(cluster, target, options, output, (variables) =>
+      tell({ variables, whole: false }, options, output),
+    );
   } finally {
     cluster.close();
   }
+}
+
+async function fromSession(target: Target, output: Output): Promise<SessionEnvironment | undefined> {
+  const id = sessionOf(target.workload)?.id;
+  const pid = id === undefined ? undefined : sessionsHere().get(id);
+  if (id === undefined || pid === undefined) return undefined;
+  try {
+    const found = await askSession(id, 'environment');
+    output.say(`from your session of ${workloadName(target)}, process ${pid}`, 'from-session', { session: id, pid });
+    return found;
+  } catch (error) {
+    output.note('env', `process ${pid} has the session and does not answer: ${error}`);
+    return undefined; // it starts, or ends
+  }
+}
+
+async function fromContainer(cluster: Cluster, target: Target): Promise<SessionEnvironment | { why: LpkError }> {
+  try {
+    await preflightVariables(cluster, target);
+    return { variables: await readContainerEnvironment(cluster, target), whole: true };
+  } catch (error) {
+    if (!(error instanceof LpkError) || concernsCluster(error)) throw error;
+    return { why: error };
+  }
+}
+
+function tell({ variables: pod, whole }: SessionEnvironment, options: EnvOptions, output: Output): void {
+  output.hide(Object.values(pod));
+  if (!whole) output.say('without the variables of its image, which only the container itself can tell', 'not-whole');
+  const { env: variables } = childEnvironment({ laptop: {}, pod, choice: options.environment });
+  const names = Object.keys(variables).sort();
+  const sorted = Object.fromEntries(names.map((name) => [name, variables[name] as string]));
+  const left = names.filter((name) => options.format === 'docker' && sorted[name]?.includes('\n'));
+  if (left.length > 0) output.warn(`docker's --env-file knows no newline: left out ${left.join(', ')}`);
+  output.result(environmentText(options.format, sorted), 'env', { variables: sorted });
 }
 
 /** Lines of the format; what it has no words for is left out. */

@@ -1,6 +1,7 @@
 import { LpkError } from '../agent/wire/errors.ts';
 import { LogFile } from './log-file.ts';
 import { Mask } from './mask.ts';
+import { printable } from './printable.ts';
 
 /** What is said of an event besides its text, and nothing else: not what a caller happens to have there. */
 const FIELDS = [
@@ -59,8 +60,8 @@ export class Log {
     const told: string[] = [];
     let next = error;
     for (let i = 0; i < MAX_CAUSES && next instanceof Error; i++, next = next.cause) {
-      const code = next instanceof LpkError ? ` (${next.code})` : '';
-      told.push(`${i === 0 ? '' : 'caused by: '}${next.stack ?? `${next.name}: ${next.message}`}${code}`);
+      const code = next instanceof LpkError ? `[${next.code}] ` : '';
+      told.push(`${i === 0 ? '' : 'caused by: '}${code}${next.stack ?? `${next.name}: ${next.message}`}`);
     }
     return this.#line('error', told.length > 0 ? told.join('\n') : typeof error, MAX_STACK_CHARS);
   }
@@ -106,8 +107,5 @@ function short(text: string, chars: number): string {
 
 /** Fit for a terminal, and each event to be found by its first line. */
 function plain(text: string): string {
-  return text
-    .split(/\r?\n/)
-    .map((line) => line.replace(/\p{C}/gu, (each) => `\\u{${each.codePointAt(0)?.toString(16)}}`))
-    .join('\n    ');
+  return text.split(/\r?\n/).map(printable).join('\n    ');
 }

@@ -3,6 +3,7 @@ import yargs, { type Argv } from 'yargs';
 import { type ErrorCode, LpkError } from '../agent/wire/errors.ts';
 import { loggedCommandLine } from './command-line.ts';
 import { connectVerb } from './connect-options.ts';
+import { diagnoseVerb } from './diagnose-options.ts';
 import { doctorVerb } from './doctor-options.ts';
 import { envVerb } from './env-options.ts';
 import { initVerb } from './init-options.ts';
@@ -32,6 +33,7 @@ const VERBS: (Verb | VerbGroup)[] = [
   releaseVerb,
   restoreVerb,
   doctorVerb,
+  diagnoseVerb,
 ];
 
 /** Exit codes that mean something to a shell; every other failure is 1. */
@@ -76,6 +78,7 @@ function keepLog({ name, words }: Chosen, command: string[] | undefined, output:
   const log = Log.open(name.replace(' ', '-'));
   output.keepLog(log, words.verbose === true);
   output.hide(secretVariables(process.env));
+  output.hide([words.env ?? []].flat().map((each) => String(each).replace(/^[^=]*=/, ''))); // an error may quote it
   const { versions, platform, arch, pid } = process;
   output.note('start', loggedCommandLine(name, words, command), { pid });
   output.note('start', `lpk ${version()}, Node ${versions.node}, ${platform} ${release()} on ${arch}`);

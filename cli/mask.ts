@@ -48,6 +48,14 @@ export class Mask {
   }
 }
 
+/** The same for every text within a value. */
+export function maskAll<T>(value: T, mask: Mask): T {
+  if (typeof value === 'string') return mask.apply(value) as T;
+  if (Array.isArray(value)) return value.map((each) => maskAll(each, mask)) as T;
+  if (value === null || typeof value !== 'object') return value;
+  return Object.fromEntries(Object.entries(value).map(([name, each]) => [name, maskAll(each, mask)])) as T;
+}
+
 /** Values of this process's own variables that their names call secret. */
 export function secretVariables(env: NodeJS.ProcessEnv): string[] {
   return Object.entries(env).flatMap(([name, value]) => (value && SECRET_NAME.test(name) ? [value] : []));

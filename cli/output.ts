@@ -1,6 +1,7 @@
 import { LpkError } from '../agent/wire/errors.ts';
 import { HINTS } from './hints.ts';
 import type { Log } from './log.ts';
+import { Mask } from './mask.ts';
 
 export type Format = 'text' | 'json';
 
@@ -168,6 +169,11 @@ export class Output {
   /** For the log: one of many of a kind, which are told together. */
   count(event: string, what: string): void {
     this.#log?.count(event, what);
+  }
+
+  /** The log's own filter, for what else leaves this computer. */
+  get mask(): Mask {
+    return this.#log?.mask ?? new Mask();
   }
 
   /** Never to be in the log, wherever it turns up. @param but names that lpk itself says. */

@@ -1,10 +1,10 @@
 import { createHash } from 'node:crypto';
-import { chmodSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import http from 'node:http';
-import { tmpdir, userInfo } from 'node:os';
 import path from 'node:path';
-import { buffer, text } from 'node:stream/consumers';
+import { buffer } from 'node:stream/consumers';
 import { LpkError, systemCode } from '../agent/wire/errors.ts';
+import { ask, listenOn, reply, socketPath } from './control-socket.ts';
 import type { ProxyChoice } from './proxy-options.ts';
 import { stateFolder } from './state-folder.ts';
 
@@ -63,13 +63,10 @@ export type ControlHandlers = {
   down: () => void;
 };
 
-const ANSWER_MS = 3_000;
 const RESOLVE_MS = 10_000;
 const MAX_MESSAGE_BYTES = 65_535;
 /** Header of a DNS answer: `cluster` or `host`. */
 const BY = 'lpk-answered-by';
-/** unix(7): `sun_path` has 108 bytes on Linux, 104 on macOS, the last a NUL. */
-const MAX_SOCKET_PATH = 100;
 
 export type Control = {
   /** Everything is undone, but for `failed`: tells who asked for the end, and is no longer there. */
@@ -98,8 +95,7 @@ export async function openControl(
     response.on('close', () => waiting.delete(response));
     handlers.down();
   });
-  server.maxConnections = 64;
-  await listen(server, socket).catch(async (error: unknown) => {
+  await listenOn(server, socket).catch(async (error: unknown) => {
     if (systemCode(error) !== 'EADDRINUSE') throw error;
     const running = await ask<ProxyStatus>(socket, 'GET', '/status').catch(() => undefined);
     if (running) {
@@ -110,9 +106,8 @@ export async function openControl(
       );
     }
     rmSync(socket, { force: true });
-    await listen(server, socket);
+    await listenOn(server, socket);
   });
-  if (process.platform !== 'win32') chmodSync(socket, 0o600);
   const entry: Entry = { socket, context: of.context, namespace: of.namespace };
   writeFileSync(file, JSON.stringify(entry), { mode: 0o600 });
   return {
@@ -158,27 +153,6 @@ export function askingOf(ask: (reply: Reply) => void): Promise<Resolved> {
       else reject(new LpkError('protocol', 'that is no DNS question'));
     });
   });
-}
-
-function reply(response: http.ServerResponse, body: unknown): void {
-  response.writeHead(200, { 'content-type': 'application/json', connection: 'close' }).end(JSON.stringify(body));
-}
-
-function listen(server: http.Server, socket: string): Promise<void> {
-  return new Promise((resolve, reject) => {
-    server.once('error', reject).listen(socket, () => {
-      server.off('error', reject);
-      server.on('error', () => {});
-      resolve();
-    });
-  });
-}
-
-function socketPath(folder: string, id: string): string {
-  const user = userInfo().username.replaceAll(/\W/g, '');
-  if (process.platform === 'win32') return `\\\\.\\pipe\\lpk-${user}-${id}`;
-  const own = path.join(folder, `${id}.sock`);
-  return Buffer.byteLength(own) <= MAX_SOCKET_PATH ? own : path.join(tmpdir(), `lpk-${user}-${id}.sock`);
 }
 
 export type RunningProxy = {
@@ -242,20 +216,6 @@ async function connect(file: string): Promise<RunningProxy | undefined> {
     }
     return undefined;
   }
-}
-
-function ask<T>(socketPath: string, method: string, url: string, timeoutMs = ANSWER_MS): Promise<T> {
-  return new Promise((resolve, reject) => {
-    const request = http.request({ socketPath, method, path: url, timeout: timeoutMs || undefined }, (response) => {
-      text(response).then((body) => {
-        if (response.statusCode === 200) resolve(JSON.parse(body) as T);
-        else reject(new LpkError('internal', `the proxy answered ${response.statusCode}: ${body}`));
-      }, reject);
-    });
-    request.on('timeout', () => request.destroy(new LpkError('timed-out', 'the proxy does not answer')));
-    request.on('error', reject);
-    request.end();
-  });
 }
 
 const questions = new http.Agent({ keepAlive: true, maxSockets: 8 });

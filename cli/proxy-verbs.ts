@@ -33,11 +33,12 @@ export async function proxyDown(choice: ProxyChoice & { all: boolean }, output: 
 export async function proxyStatus(choice: ProxyChoice, output: Output): Promise<number> {
   const running = await runningProxies(choice);
   if (running.length === 0) throw new LpkError('not-running', 'no proxy runs');
-  for (const { status } of running) output.result(describe(status).join('\n'), 'status', status);
+  for (const { status } of running) output.result(proxyText(status), 'status', status);
   return 0;
 }
 
-function describe(status: ProxyStatus): string[] {
+/** Several lines. */
+export function proxyText(status: ProxyStatus): string {
   const { namespace, context, server, link, transport, rttMs, streams, bytes, reconnects, doors, dns, pid } = status;
   const far = rttMs === undefined ? '' : `, ${rttMs.toFixed(1)} ms away`;
   const extra = [
@@ -50,7 +51,7 @@ function describe(status: ProxyStatus): string[] {
     `  traffic  ${streams} streams open, ${readableBytes(bytes.in)} in, ${readableBytes(bytes.out)} out`,
     `  doors    SOCKS and HTTP ${doors.proxy}, DNS ${doors.dns}${extra.map((each) => `, ${each}`).join('')}`,
     `  DNS      ${dns.queries} questions: ${dns.cached} from memory, ${dns.cluster} to the cluster, ${dns.host} to the host's resolver, ${dns.failed} failed`,
-  ];
+  ].join('\n');
 }
 
 export async function proxyEnv(

@@ -27,18 +27,12 @@ export async function services(options: ServicesOptions, output: Output): Promis
   const cluster = await openCluster(options, output);
   try {
     const { namespace } = cluster;
-    const within = options.allNamespaces ? '' : `/namespaces/${namespace}`;
-    const [list, slices, domain] = await Promise.all([
-      cluster.request('GET', `/api/v1${within}/services`),
-      allowed(cluster.request('GET', `/apis/discovery.k8s.io/v1${within}/endpointslices`)),
-      clusterDomain(cluster),
-    ]);
-    const seen = seenServices(list.items, slices?.items, { from: namespace, domain });
+    const { seen, withEndpoints } = await readServices(cluster, options);
     if (output.format === 'json') for (const each of seen) output.result('', 'service', each);
     else if (seen.length === 0)
       output.say(`there is no Service in ${options.allNamespaces ? 'the cluster' : namespace}`);
     else for (const line of table(seen)) output.result(line, 'service');
-    if (!slices)
+    if (!withEndpoints)
       output.say(
         `the endpoints are not known: user "${cluster.user}" may not list endpointslices.discovery.k8s.io`,
         'goes-without',
@@ -47,6 +41,22 @@ export async function services(options: ServicesOptions, output: Output): Promis
   } finally {
     cluster.close();
   }
+}
+
+/** As a pod in the cluster's namespace sees them. LpkError: what requests throw, but not that endpoints or the domain may not be read. */
+export async function readServices(
+  cluster: Cluster,
+  { allNamespaces }: { allNamespaces: boolean },
+): Promise<{ seen: SeenService[]; withEndpoints: boolean; domain: string; isDomainKnown: boolean }> {
+  const within = allNamespaces ? '' : `/namespaces/${cluster.namespace}`;
+  const [list, slices, known] = await Promise.all([
+    cluster.request('GET', `/api/v1${within}/services`),
+    allowed(cluster.request('GET', `/apis/discovery.k8s.io/v1${within}/endpointslices`)),
+    clusterDomain(cluster),
+  ]);
+  const domain = known ?? DEFAULT_DOMAIN;
+  const seen = seenServices(list.items, slices?.items, { from: cluster.namespace, domain });
+  return { seen, withEndpoints: slices !== undefined, domain, isDomainKnown: known !== undefined };
 }
 
 /** `from`: the namespace of the pod that looks; `domain`: the cluster's, mostly cluster.local. */
@@ -132,10 +142,10 @@ function shownEndpoints(endpoints: { address: string; ready: boolean }[]): strin
   return [...shown, ...(more > 0 ? [`${more} more`] : [])].join(', ') || 'none';
 }
 
-/** As CoreDNS is told, where that may be read (https://coredns.io/plugins/kubernetes/: the first zone); else what it is by default. */
-async function clusterDomain(cluster: Cluster): Promise<string> {
+/** As CoreDNS is told, where that may be read (https://coredns.io/plugins/kubernetes/: the first zone). */
+async function clusterDomain(cluster: Cluster): Promise<string | undefined> {
   const map = await allowed(cluster.request('GET', '/api/v1/namespaces/kube-system/configmaps/coredns'));
-  return domainOf(map?.data?.Corefile ?? '') ?? DEFAULT_DOMAIN;
+  return domainOf(map?.data?.Corefile ?? '');
 }
 
 export function domainOf(corefile: string): string | undefined {

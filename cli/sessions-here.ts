@@ -1,6 +1,7 @@
 import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { isRunning, type ProcessId, processId } from './process-id.ts';
+import { removeSessionSocket } from './session-control.ts';
 import { stateFolder, stateFolderName } from './state-folder.ts';
 
 /**
@@ -27,7 +28,10 @@ export function sessionsHere(folder = path.join(stateFolderName(), 'sessions')):
     const file = path.join(folder, name);
     const process = read(file);
     if (process && isRunning(process)) here.set(name.slice(0, -'.json'.length), process.pid);
-    else rmSync(file, { force: true });
+    else {
+      rmSync(file, { force: true });
+      removeSessionSocket(name.slice(0, -'.json'.length), folder);
+    }
   }
   return here;
 }

@@ -9,6 +9,7 @@ import type { Cluster, Json } from '../agent/deploy/kube.ts';
 import type { Session } from '../agent/wire/session.ts';
 import type { Stream } from '../agent/wire/stream.ts';
 import type { Output } from './output.ts';
+import { printable } from './printable.ts';
 import type { Undo } from './undo.ts';
 import { VolumeCopy, type VolumeReport } from './volume-copy.ts';
 import { type Mounted, mountVolumes, type Wrap } from './volume-mounts.ts';
@@ -209,7 +210,7 @@ class Follower {
   }
 
   #tell({ skipped, skippedCount }: VolumeReport): void {
-    const listed = [...skipped].slice(0, MAX_TOLD).map(([at, why]) => `${shown(at)} (${escaped(why)})`);
+    const listed = [...skipped].slice(0, MAX_TOLD).map(([at, why]) => `${shown(at)} (${printable(why)})`);
     const more = skippedCount - listed.length;
     const text = `${listed.join(', ')}${more > 0 ? ` and ${more} more` : ''}`;
     const now = performance.now();
@@ -254,11 +255,7 @@ function removeEmpty(at: string): void {
 
 /** A name out of the pod, fit for a terminal. */
 function shown(name: string): string {
-  return /^[\w./@%+=:,-]+$/.test(name) ? name : escaped(JSON.stringify(name));
-}
-
-function escaped(text: string): string {
-  return text.replace(/\p{C}/gu, (each) => `\\u{${each.codePointAt(0)?.toString(16)}}`);
+  return /^[\w./@%+=:,-]+$/.test(name) ? name : printable(JSON.stringify(name));
 }
 
 function count(number: number, what: string): string {

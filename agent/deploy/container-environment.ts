@@ -5,34 +5,41 @@ import type { Cluster, Json } from './kube.ts';
 
 /** What a container's first process was started with, its image's own variables included. */
 
-/**
- * Of a pod that runs the workload's own container: proc(5) `/proc/1/environ`, read by `cat`. Undefined when none runs, when this user may
- * not `exec`, or when the image has no `cat`. LpkError `cluster-unreachable`, `unauthorized`.
- */
-export async function containerEnvironment(
-  cluster: Cluster,
-  of: { namespace: string; selector: string; container: string },
-): Promise<Record<string, string> | undefined> {
-  const path = `/api/v1/namespaces/${of.namespace}/pods`;
+type Of = { namespace: string; selector: string; container: string };
+
+/** As {@link readContainerEnvironment}, but undefined when only this can't be done. LpkError `cluster-unreachable`, `unauthorized`. */
+export async function containerEnvironment(cluster: Cluster, of: Of): Promise<Record<string, string> | undefined> {
   try {
-    const { items } = await cluster.request('GET', path, {
-      query: { labelSelector: of.selector, fieldSelector: 'status.phase=Running' },
-    });
-    const pod = (items as Json[]).find(
-      ({ metadata, spec, status }) =>
-        !metadata.deletionTimestamp &&
-        !spec.shareProcessNamespace && // there process 1 is none of the container's
-        runs(status, of.container),
-    );
-    if (!pod) return undefined;
-    const where = { namespace: of.namespace, pod: pod.metadata.name, container: of.container };
-    const variables = parseEnviron(await execInPod(cluster, where, ['cat', '/proc/1/environ']));
-    return sessionOfPod(pod.spec) ? unsaved(variables) : variables;
+    return await readContainerEnvironment(cluster, of);
   } catch (error) {
-    if (error instanceof LpkError && (error.code === 'cluster-unreachable' || error.code === 'unauthorized'))
-      throw error;
+    if (!(error instanceof LpkError) || concernsCluster(error)) throw error;
     return undefined;
   }
+}
+
+/** Then nothing else will work either. */
+export function concernsCluster({ code }: LpkError): boolean {
+  return code === 'cluster-unreachable' || code === 'unauthorized';
+}
+
+/**
+ * Of a pod that runs the workload's own container: proc(5) `/proc/1/environ`, read by `cat`. LpkError: `not-found` when none runs,
+ * `forbidden` when this user may not `exec`, `internal` when the image has no `cat`; what requests throw.
+ */
+export async function readContainerEnvironment(cluster: Cluster, of: Of): Promise<Record<string, string>> {
+  const path = `/api/v1/namespaces/${of.namespace}/pods`;
+  const { items } = await cluster.request('GET', path, {
+    query: { labelSelector: of.selector, fieldSelector: 'status.phase=Running' },
+  });
+  const running = (items as Json[]).filter(
+    ({ metadata, status }) => !metadata.deletionTimestamp && runs(status, of.container),
+  );
+  if (running.length === 0) throw new LpkError('not-found', 'no pod of it runs');
+  const pod = running.find(({ spec }) => !spec.shareProcessNamespace);
+  if (!pod) throw new LpkError('not-found', "its pod shares its process namespace: process 1 is not the container's");
+  const where = { namespace: of.namespace, pod: pod.metadata.name, container: of.container };
+  const variables = parseEnviron(await execInPod(cluster, where, ['cat', '/proc/1/environ']));
+  return sessionOfPod(pod.spec) ? unsaved(variables) : variables;
 }
 
 /** Of an agent in the container's place: what its start script set aside gets its name back. */

@@ -58,8 +58,8 @@ test('an error is there with its code, stack and causes; an answer’s body that
   output.fail(new LpkError('cluster-unreachable', 'can’t reach it', { cause: system }));
   output.fail(new LpkError('forbidden', 'no', { cause: { kind: 'Status', message: 'never' } }));
   const text = written().join('\n');
-  assert.match(text, /^error: LpkError: can’t reach it\n {8}at .*log\.test\.ts/);
-  assert.match(text, /\(cluster-unreachable\)\n {4}caused by: Error: connect ECONNREFUSED\n/);
+  assert.match(text, /^error: \[cluster-unreachable\] LpkError: can’t reach it\n {8}at .*log\.test\.ts/);
+  assert.match(text, /\n {4}caused by: Error: connect ECONNREFUSED\n/);
   assert.doesNotMatch(text, /never/);
 });
 

@@ -57,7 +57,7 @@ test('--help and --version load no Kubernetes client', () => {
 
 test('a wrong command line is one line with a hint, and exit code 2', () => {
   const table: [string[], RegExp][] = [
-    [[], /^lpk: name a verb: connect, init, run, proxy, env, services, status, release, restore, doctor$/],
+    [[], /^lpk: name a verb: connect, init, run, proxy, env, services, status, release, restore, doctor, diagnose$/],
     [['run'], /^lpk: run needs a command: lpk run -- COMMAND$/],
     [['run', '--capture', 'ptrace', '--', 'true'], /^lpk: --capture is auto or seccomp or env or none, not ptrace/],
     [['status', '--', 'true'], /^lpk: status takes no command/],

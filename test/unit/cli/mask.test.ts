@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { Mask, secretVariables } from '../../../cli/mask.ts';
+import { Mask, maskAll, secretVariables } from '../../../cli/mask.ts';
 
 const KEY = `-----BEGIN EC PRIVATE KEY-----\nMHcCAQEEIIrYSSNQFaA2Hwf1duRSxKtLYX5CB04fSeQ6tF1aY/PuoAoGCCqGSM49\n-----END EC PRIVATE KEY-----\n`;
 
@@ -63,6 +63,13 @@ test('what lpk says of itself stays readable', () => {
     'wss://10.0.0.1:6443/api/v1/namespaces/shop/pods/web-1:47601/proxy/',
   ])
     assert.equal(mask.apply(text), text);
+});
+
+test('within a value every text is masked, and its form is kept', () => {
+  const mask = new Mask();
+  mask.hide(['hunter22']);
+  const value = { list: ['hunter22', 1, null], inner: { text: 'is hunter22', no: false } };
+  assert.deepEqual(maskAll(value, mask), { list: ['***', 1, null], inner: { text: 'is ***', no: false } });
 });
 
 test('of the laptop’s own variables those are secret whose names say so', () => {
