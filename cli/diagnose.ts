@@ -7,7 +7,7 @@ import { openCluster } from './cluster.ts';
 import { writeBundle } from './diagnose-bundle.ts';
 import type { DiagnoseOptions } from './diagnose-options.ts';
 import { findings, findingText } from './doctor.ts';
-import { keptLogs } from './log-file.ts';
+import { keptLogs, strangeFolders } from './log-file.ts';
 import { type Mask, maskAll } from './mask.ts';
 import type { Output } from './output.ts';
 import { printable } from './printable.ts';
@@ -179,6 +179,8 @@ function tellLogs(report: Report, mask: Mask): [string, string][] {
     return [[`logs/${log.name}`, text]];
   });
   if (shown.size === 0) report.unknown('what earlier commands did', 'there are no logs');
+  for (const folder of strangeFolders())
+    report.unknown(`logs in ${folder}`, 'it is another user’s (root’s, after sudo?)');
   return texts;
 }
 

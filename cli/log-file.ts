@@ -168,6 +168,14 @@ export function keptLogs(folders = logFolders()): KeptLog[] {
   return folders.flatMap(logsIn).sort((a, b) => b.changedMs - a.changedMs);
 }
 
+/** Folders there that are another user's: what lpk kept there for them, for root perhaps, is not to be seen. */
+export function strangeFolders(folders = logFolders()): string[] {
+  return folders.filter((folder) => {
+    const found = fs.lstatSync(folder, { throwIfNoEntry: false });
+    return found !== undefined && !isMine(found);
+  });
+}
+
 function logsIn(folder: string): KeptLog[] {
   try {
     assertOwn(folder);

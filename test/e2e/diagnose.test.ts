@@ -13,9 +13,11 @@ import { kubectl, userKubeconfig } from '../cluster/cluster.ts';
 import { endAll, Lpk } from './lpk.ts';
 import { connectSocks } from './scene.ts';
 import { eventually, Shop, service, workload } from './shop.ts';
+import { Terminal } from './terminal.ts';
 
 /** What lpk tells of a session afterwards: its variables, its log, its bundle; and that no secret is in the last two. */
 
+const MAIN = path.join(import.meta.dirname, '../../cli/main.ts');
 const TOKEN = '/var/run/secrets/kubernetes.io/serviceaccount/token';
 const FILES = '/etc/e2e-diagnose';
 const PASSWORD = `Pw-${randomBytes(9).toString('hex')}/"'&`;
@@ -27,6 +29,7 @@ const dir = mkdtempSync(path.join(tmpdir(), 'lpk-diagnose-e2e-'));
 const env = { TMPDIR: path.join(dir, 'tmp'), XDG_STATE_HOME: path.join(dir, 'state') };
 let shop: Shop;
 let limited: string;
+let terminal: Terminal | undefined;
 
 before(async () => {
   mkdirSync(env.TMPDIR);
@@ -56,6 +59,7 @@ before(async () => {
 
 after(async () => {
   endAll();
+  await terminal?.close();
   await shop?.close();
   rmSync(dir, { recursive: true, force: true });
 });
@@ -214,6 +218,13 @@ test('lpk env: from the container; where that is not allowed only with --yes, by
   const { code, message } = await refused.event('error');
   assert.equal(code, 'forbidden');
   assert.match(message, /^user "limited" lacks rights .*pods\/exec; --yes reads the variables .* by a short session/);
+  const words = shop.args('env', 'web', '--kubeconfig', limited);
+  terminal = await Terminal.open(dir, [process.execPath, MAIN, ...words], env);
+  await terminal.shows(
+    /Read the variables of deployment\/web by a short session, which replaces its pod for a moment\?/,
+  );
+  await terminal.press('Enter'); // No is proposed
+  await terminal.shows(/deployment\/web is left as it is[\s\S]*ENDED with 130/);
   assert.equal(await shop.specOf('deployment/web'), spec);
 
   const read = await ended(lpk('env', 'web', '--kubeconfig', limited, '--yes'), 0);
@@ -254,12 +265,13 @@ test('diagnose works without a kubeconfig, with a cluster that is not there, and
   assert.match((await again.event('error')).message, /case-0\.tar\.gz is there already/);
 });
 
-test('a temporary folder that can not be written to is no error', async () => {
+test('a temporary folder that can not be written to is no error, and --verbose shows what would be there', async () => {
   const file = path.join(dir, 'no-folder');
   writeFileSync(file, '');
-  const listed = new Lpk(shop.args('services'), { env: { ...env, TMPDIR: file } });
+  const listed = new Lpk(shop.args('services', '--verbose'), { env: { ...env, TMPDIR: file } });
   await ended(listed, 0);
   assert.equal((await listed.event('service')).name, 'web');
+  assert.match(listed.stderr, /^\S+Z request: GET \/api\/v1\/namespaces\/\S+\/services status=200 ms=\d+$/m);
 });
 
 test('a full disk ends the log, not the session', {

@@ -4,7 +4,7 @@ import fs from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import test, { type TestContext } from 'node:test';
-import { keptLogs, LogFile, logFolders } from '../../../cli/log-file.ts';
+import { keptLogs, LogFile, logFolders, strangeFolders } from '../../../cli/log-file.ts';
 
 function temporary(t: TestContext): string {
   const folder = fs.mkdtempSync(path.join(tmpdir(), 'lpk-log-test-'));
@@ -52,6 +52,7 @@ test('another user’s folder is not used', { skip: process.getuid?.() !== 0 && 
   log.close();
   assert.equal(path.dirname(log.path), folders[1]);
   assert.deepEqual(fs.readdirSync(folders[0] as string), []);
+  assert.deepEqual(strangeFolders(folders), [folders[0]]);
 });
 
 test('with no folder of one’s own it says so', (t) => {
