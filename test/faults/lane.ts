@@ -164,6 +164,37 @@ export class Lane {
     await this.scene.cluster.request('DELETE', this.web.apiPath, { query: { propagationPolicy: 'Background' } });
   }
 
+  /** From now on nobody may write Deployments here. @returns what takes that back. */
+  async refuseWrites(): Promise<() => Promise<void>> {
+    const { namespace, cluster } = this.scene;
+    const path = '/apis/admissionregistration.k8s.io/v1/validatingadmissionpolic';
+    const metadata = { name: namespace };
+    const policy = {
+      failurePolicy: 'Fail',
+      matchConstraints: {
+        namespaceSelector: { matchLabels: { 'kubernetes.io/metadata.name': namespace } },
+        resourceRules: [
+          { apiGroups: ['apps'], apiVersions: ['v1'], operations: ['UPDATE'], resources: ['deployments'] },
+        ],
+      },
+      validations: [{ expression: 'false', message: 'nobody writes here for now' }],
+    };
+    const binding = { policyName: namespace, validationActions: ['Deny'] };
+    await cluster.request('POST', `${path}ies`, { body: { metadata, spec: policy } });
+    await cluster.request('POST', `${path}ybindings`, { body: { metadata, spec: binding } });
+    const probe = { body: {}, contentType: 'application/merge-patch+json', query: { dryRun: 'All' } };
+    const refused = () =>
+      cluster.request('PATCH', this.web.apiPath, probe).then(
+        () => false,
+        () => true,
+      );
+    await eventually('the policy counts', refused);
+    return async () => {
+      await cluster.request('DELETE', `${path}ybindings/${namespace}`);
+      await cluster.request('DELETE', `${path}ies/${namespace}`);
+    };
+  }
+
   /** Until `web` is as it was before the first session, but for `changed`, and its pods run. */
   async restored(changed: (spec: Json) => void = () => {}): Promise<void> {
     const { spec, metadata } = structuredClone(this.#before);

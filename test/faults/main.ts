@@ -1,6 +1,7 @@
 import { parseArgs } from 'node:util';
+import { elapsed } from '../cluster/progress.ts';
 import { rowsOf } from './rows.ts';
-import { format, runTable, summarize } from './table.ts';
+import { format, runTable, summarize, tell } from './table.ts';
 import { PROMISED } from './times.ts';
 
 const all = rowsOf(PROMISED);
@@ -43,19 +44,18 @@ async function main(): Promise<number> {
     return 0;
   }
   const { rows, rounds, lanes, json } = options;
-  const begun = performance.now();
-  const seconds = (ms: number) => `${(ms / 1_000).toFixed(1)} s`;
+  const begun = Date.now();
   const outcomes = await runTable(rows, {
     rounds,
     lanes,
-    onOutcome: ({ row, nth, failure, tookMs }, left) =>
-      console.error(
-        `faults: ${seconds(performance.now() - begun)}, ${left} to go: ${row}, run ${nth + 1}: ${failure ?? 'as it should be'} (${seconds(tookMs)})`,
-      ),
+    onOutcome: (outcome, left) => console.error(tell(outcome, left)),
   });
   const lines = summarize(rows, outcomes);
-  if (json) console.log(JSON.stringify({ rounds, tookMs: performance.now() - begun, lines, outcomes }, undefined, 2));
-  else console.log(format(lines));
+  if (json) console.log(JSON.stringify({ rounds, tookMs: Date.now() - begun, lines, outcomes }, undefined, 2));
+  else {
+    console.log(format(lines));
+    console.error(`faults: ${outcomes.length} runs in ${elapsed(begun)}`);
+  }
   return lines.some(({ failures }) => failures > 0) ? 1 : 0;
 }
 

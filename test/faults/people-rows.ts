@@ -1,3 +1,4 @@
+import { setTimeout as pause } from 'node:timers/promises';
 import type { Json } from '../../agent/deploy/kube.ts';
 import type { Session } from './lane.ts';
 import { ends, leaves } from './session.ts';
@@ -69,6 +70,20 @@ export function peopleRows(): Row[] {
       },
     },
     {
+      name: 'a policy refuses the restore for a while',
+      run: async (lane) => {
+        const { lpk } = await lane.connect(['--restore-after', '15']);
+        const allow = await lane.refuseWrites();
+        lpk.signal('SIGKILL');
+        await lpk.exit();
+        await pause(REFUSED_MS);
+        await allow();
+        await lane.restored();
+        await lane.nothingLeft();
+        return { restored: true, nothingLeft: true };
+      },
+    },
+    {
       name: 'two people connect at the same instant: one wins',
       run: async (lane) => {
         const both = [lane.begin(), lane.begin()];
@@ -86,6 +101,9 @@ export function peopleRows(): Row[] {
     },
   ];
 }
+
+/** So that the restorer has met it more than once. */
+const REFUSED_MS = 30_000;
 
 const ANSWERS = new Set(['ready', 'error']);
 

@@ -16,8 +16,12 @@ export async function ends(lpk: Lpk, why: RegExp): Promise<void> {
   if (code !== 1 || !ended || !why.test(lpk.stderr)) throw new Error(`expected session-ended, ${why}; ${lpk}`);
 }
 
-/** What was open is lost; after lpk's first `from` events the link is there again, and new connections work both ways. */
+/**
+ * What was open is lost, and lpk says so, after its first `from` events; then the link is there again, and new connections work both
+ * ways.
+ */
 export async function worksAnew(lane: Lane, { lpk, proxyPort }: Session, from: number): Promise<void> {
+  await lpk.until('a word of what is lost', () => lpk.events.slice(from).find(({ event }) => event === 'cut'));
   await lpk.until('the link again', () =>
     lpk.events.slice(from).find(({ event }) => event === 'attached' || event === 'link-up'),
   );

@@ -55,6 +55,12 @@ export async function runTable(rows: Row[], { rounds, lanes, onOutcome }: TableO
   return outcomes;
 }
 
+/** One line, as it came. */
+export function tell({ row, nth, failure, tookMs }: Outcome, left: number): string {
+  const took = `${(tookMs / 1_000).toFixed(1)} s`;
+  return `faults: ${left} to go: ${row}, run ${nth + 1}: ${failure ?? 'as it should be'} (${took})`;
+}
+
 export type Line = {
   row: string;
   runs: number;
