@@ -1,4 +1,5 @@
 import type { Lpk } from '../e2e/lpk.ts';
+import { eventually } from '../e2e/shop.ts';
 import type { Lane, Session } from './lane.ts';
 import { Streams } from './streams.ts';
 
@@ -25,7 +26,13 @@ export async function worksAnew(lane: Lane, { lpk, proxyPort }: Session, from: n
   await lpk.until('the link again', () =>
     lpk.events.slice(from).find(({ event }) => event === 'attached' || event === 'link-up'),
   );
-  await lane.scene.reach();
+  // The peer may have been lost as well.
+  await eventually('the peer reaches it', () =>
+    lane.scene.reach().then(
+      () => true,
+      () => false,
+    ),
+  );
   const streams = await Streams.begin(lane.scene, proxyPort);
   await streams.whole();
 }
