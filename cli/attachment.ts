@@ -166,6 +166,7 @@ export class Attachment extends EventEmitter<AttachmentEvents> {
         entry.session = session;
         this.#serve(pod, session);
       });
+      made.on('retry', (error) => this.emit('retrying', { pod, error }));
       return () => !this.#closed && this.#attached.get(uid) === entry;
     });
     if (!tunnel) return;

@@ -32,11 +32,13 @@ export async function diagnose(options: DiagnoseOptions, output: Output): Promis
   const own = { lpk: version(), node: versions.node, system: `${platform} ${release()} on ${arch}` };
   report.add(`lpk ${own.lpk}, Node ${own.node}, ${own.system}`, 'versions', own);
   let isThere = false;
-  for await (const finding of findings(options, output)) {
-    report.add(findingText(finding), 'finding', finding);
-    isThere ||= finding.name === 'cluster' && finding.ok;
-  }
-  await tellHere(report);
+  await report.try('all of this computer and the cluster', async () => {
+    for await (const finding of findings(options, output)) {
+      report.add(findingText(finding), 'finding', finding);
+      isThere ||= finding.name === 'cluster' && finding.ok;
+    }
+  });
+  await report.try('the sessions that run here', () => tellHere(report));
   if (isThere) await tellCluster(options, report, output);
   else report.unknown('the target, Services and DNS names of the cluster', 'it does not answer');
   const logs = tellLogs(report, output.mask);

@@ -13,6 +13,8 @@ export type LinkEvents = {
   detached: [{ pod: string }];
   /** So many of programs' connections through this pod are lost. */
   cut: [{ pod: string; connections: number; reason: string }];
+  /** An attempt to reach the pod's agent failed, and others follow. */
+  retrying: [{ pod: string; error: LpkError }];
   /** Something that may mend itself, or that only part of the work suffers from. */
   trouble: [LpkError];
 };
@@ -59,6 +61,9 @@ export function tellLinks(links: Pick<EventEmitter<LinkEvents>, 'on'>, output: O
     output.warn(`${what} through pod ${pod} cut: ${reason}`, 'cut', { pod, connections, reason });
   });
   links.on('detached', ({ pod }) => waitingIsOver(pod));
+  links.on('retrying', ({ pod, error: { code, message } }) => {
+    output.count('retrying', `pod ${pod}: ${message} (${code})`);
+  });
   links.on('trouble', (error) => {
     output.warn(error.message, 'trouble', { code: error.code });
   });

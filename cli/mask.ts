@@ -36,9 +36,10 @@ export class Mask {
     const open = new Set(but);
     const known = new Set(this.#values);
     for (const value of values) {
-      if (open.has(value) || net.isIP(value) !== 0 || SERVICE_LINK.test(value)) continue;
+      if (known.has(value) || open.has(value) || net.isIP(value) !== 0 || SERVICE_LINK.test(value)) continue;
       for (const form of formsOf(value)) if (!open.has(form)) known.add(form);
     }
+    if (known.size === this.#values.length) return; // credentials come with every request
     this.#values = [...known].sort((a, b) => b.length - a.length).slice(0, MAX_VALUES);
   }
 

@@ -138,6 +138,7 @@ export class ProxyLink extends EventEmitter<LinkEvents> {
     const tunnel = await this.#dialer.open(pod, (made) => {
       current.tunnel = made;
       made.on('session', (session) => this.#use(session));
+      made.on('retry', (error) => this.emit('retrying', { pod, error }));
       return wanted;
     });
     if (!tunnel) return;

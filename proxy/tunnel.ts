@@ -39,6 +39,8 @@ export type TunnelEvents = {
   down: [{ reason: string; holdMs: number }];
   /** A session ended with so many of programs' connections open: they are lost. */
   cut: [{ connections: number; reason: string }];
+  /** An attempt failed, and others follow. */
+  retry: [LpkError];
   /** Reconnecting is of no use: the agent is gone for good, or refuses. */
   end: [LpkError];
 };
@@ -250,6 +252,7 @@ export class Tunnel extends EventEmitter<TunnelEvents> {
       this.emit('end', error);
       return;
     }
+    this.emit('retry', error);
     this.#retry();
   }
 

@@ -142,8 +142,11 @@ test('start fails at once with a wrong key', async (t) => {
 test('start tries on while there is hope, and tells the last reason when time is up', async (t) => {
   const { port, asked } = await refusing(t, 503);
   const { tunnel, told } = tunnelTo(t, port);
+  const retries: string[] = [];
+  tunnel.on('retry', ({ code }) => retries.push(code));
   await assert.rejects(tunnel.start(700), { code: 'agent-unreachable', message: 'no' });
   assert.ok(asked() >= 3, `${asked()} attempts`);
+  assert.deepEqual(retries.slice(0, 2), ['agent-unreachable', 'agent-unreachable'], 'each failure is told');
   assert.equal(told.end, undefined);
   const before = asked();
   await new Promise((resolve) => setTimeout(resolve, 300));
