@@ -83,10 +83,15 @@ export class Attachment extends EventEmitter<AttachmentEvents> {
     return this.#over.promise;
   }
 
-  /** Of an agent that answers, or else waits for the link. */
+  /** One that answers, or else waits for the link. */
+  get agent(): { pod: string; session: Session } | undefined {
+    const agents = [...this.#attached.values()].flatMap(({ pod, session }) => (session ? { pod, session } : []));
+    return agents.find(({ session }) => session.isUp) ?? agents.find(({ session }) => !session.ended);
+  }
+
+  /** Of {@link agent}. */
   get session(): Session | undefined {
-    const sessions = [...this.#attached.values()].map(({ session }) => session);
-    return sessions.find((each) => each?.isUp) ?? sessions.find((each) => each && !each.ended);
+    return this.agent?.session;
   }
 
   /** At a port of the laptop. */

@@ -357,9 +357,8 @@ async function podsVolumes(given: {
   const [pod] = attachment.pods;
   if (!options.volumes || pod === undefined) return undefined;
   const { copyVolumes } = await import('./volumes.ts');
-  const { limitBytes } = options.volumes;
-  const session = () => attachment.session;
-  const copied = copyVolumes({ cluster, target, pod, session, limitBytes, undo, output });
+  const agent = () => attachment.agent;
+  const copied = copyVolumes({ cluster, target, pod, agent, ...options.volumes, undo, output });
   copied.catch(() => {}); // when nobody waits any more
   return await Promise.race([attachment.over, leave.asked().then(() => undefined), copied]);
 }

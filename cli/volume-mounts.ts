@@ -20,7 +20,8 @@ const PATIENCE_MS = 20_000;
 const MAX_ENTRIES = 1_000;
 
 /**
- * Arguments: a folder to work in, the program's working directory, and then `base FOLDER` and `mount SOURCE KIND POINT` in any number.
+ * Arguments: a folder to work in, the program's working directory, and then `base FOLDER` and `mount SOURCE KIND ACCESS POINT` in any
+ * number.
  * Says `ok N` or `no N why` of the Nth mount and `ready` at the end, and stays until its standard input ends.
  *
  * A folder that is to have a new mount point gets an overlay; where that is refused (it holds mounts; before Linux 5.11 only root may)
@@ -59,15 +60,15 @@ lay() {
   if [ "$1" = / ]; then lay_root "$2/place"; else lay_overlay "$1" "$2" 2>/dev/null || lay_tmpfs "$1" "$2/place"; fi
 }
 show() {
-  if [ "$2" = folder ]; then mkdir -p "$3"; else mkdir -p "\${3%/*}/" && { [ -e "$3" ] || : > "$3"; }; fi &&
-  mount --bind "$1" "$3" && mount -o remount,bind,ro "$3"
+  if [ "$2" = folder ]; then mkdir -p "$4"; else mkdir -p "\${4%/*}/" && { [ -e "$4" ] || : > "$4"; }; fi &&
+  mount --bind "$1" "$4" && { [ "$3" = rw ] || mount -o remount,bind,ro "$4"; }
 }
 while [ $# -gt 0 ]; do
   if [ "$1" = base ]; then
     n=$((n + 1)); (lay "$2" "$work/$n") 2>/dev/null; shift 2
   else
-    if why=$(show "$2" "$3" "$4" 2>&1); then echo "ok $m"; else echo "no $m $why" | head -n 1; fi
-    m=$((m + 1)); shift 4
+    if why=$(show "$2" "$3" "$4" "$5" 2>&1); then echo "ok $m"; else echo "no $m $why" | head -n 1; fi
+    m=$((m + 1)); shift 5
   fi
 done
 cd -- "$cwd" && echo ready && exec cat >/dev/null
@@ -75,7 +76,7 @@ cd -- "$cwd" && echo ready && exec cat >/dev/null
 
 /**
  * A mount namespace, and unless this user is root a user namespace around it that keeps ids as they are, in which each copy is at its
- * path, read-only; kept by a process of its own. The program joins it, and so has no rights in there. Rejects with the reason when
+ * path, read-only unless it may be written to; kept by a process of its own. The program joins it, and so has no rights in there. Rejects with the reason when
  * it can't be had.
  */
 export async function mountVolumes(given: { placements: Placement[]; work: string; cwd: string }): Promise<Mounted> {
@@ -90,7 +91,7 @@ export async function mountVolumes(given: { placements: Placement[]; work: strin
       ...(isRoot ? [] : ['--user', '--map-current-user', '--keep-caps']),
       ...['--mount', '--propagation', 'slave', '/bin/sh', '-c', SCRIPT, 'lpk-volumes', work, cwd],
       ...bases.flatMap((base) => ['base', base]),
-      ...placements.flatMap(({ mount, point }) => ['mount', mount.source, mount.kind, point]),
+      ...placements.flatMap(({ mount, point }) => ['mount', mount.source, mount.kind, mount.access, point]),
     ],
     // In a session of its own: Ctrl-C is not for it.
     { stdio: ['pipe', 'pipe', 'pipe'], detached: true, cwd: '/', env: { PATH: TOOL_FOLDERS.join(':'), LC_ALL: 'C' } },

@@ -2,7 +2,7 @@ import { accessSync, constants, mkdirSync, realpathSync, statSync, writeFileSync
 import path from 'node:path';
 
 /** A copy and where the program is to find it. */
-export type Mount = { source: string; path: string; kind: 'folder' | 'file' };
+export type Mount = { source: string; path: string; kind: 'folder' | 'file'; access: 'ro' | 'rw' };
 
 export type Placement = {
   mount: Mount;
@@ -51,10 +51,14 @@ const SYSTEM_TREES = ['/dev', '/proc', '/sys'];
  */
 export function planPlacements(mounts: Mount[], own: string[]): Plan {
   const plan: Plan = { placements: [], made: [], left: new Map() };
-  const placed: string[] = [];
   for (const mount of mounts.toSorted((a, b) => (a.path < b.path ? -1 : 1))) {
-    // A mount within one that is placed is in that one's copy.
-    if (placed.some((each) => mount.path.startsWith(`${each}/`))) continue;
+    const outer = plan.placements.findLast((each) => mount.path.startsWith(`${each.mount.path}/`));
+    if (outer) {
+      // It is in that one's copy; for another access it is mounted once more.
+      const point = path.join(outer.point, mount.path.slice(outer.mount.path.length));
+      if (outer.mount.access !== mount.access) plan.placements.push({ mount, point, base: undefined });
+      continue;
+    }
     try {
       const { existing, missing } = nearest(mount.path);
       const point = path.join(existing, ...missing);
@@ -67,7 +71,6 @@ export function planPlacements(mounts: Mount[], own: string[]): Plan {
         make(point, existing, missing, mount.kind, plan.made);
         plan.placements.push({ mount, point, base: undefined });
       } else plan.placements.push({ mount, point, base: existing });
-      placed.push(mount.path);
     } catch (error) {
       plan.left.set(mount.path, error instanceof Error ? error.message : String(error));
     }

@@ -2,7 +2,7 @@ import type { Argv } from 'yargs';
 import { readChoice, readNumber, type Words } from './verb.ts';
 
 /** Undefined: no volumes. */
-export type VolumesChoice = { limitBytes: number } | undefined;
+export type VolumesChoice = { limitBytes: number; writeBack: boolean } | undefined;
 
 const MIB = 1_024 * 1_024;
 /** Less than the 8 GiB that one file of an archive may have. */
@@ -13,7 +13,8 @@ export function volumesOptions(words: Argv): Argv {
     .option('volumes', {
       string: true,
       requiresArg: true,
-      describe: 'ro (default): the command finds the pod’s volumes at their paths, read-only; or none',
+      describe:
+        'ro (default): the command finds the pod’s volumes at their paths, read-only; rw: what it changes in PVCs and emptyDirs is written back; or none',
     })
     .option('volume-limit', {
       string: true,
@@ -25,5 +26,6 @@ export function volumesOptions(words: Argv): Argv {
 /** @throws LpkError `usage`. */
 export function readVolumesChoice(words: Words): VolumesChoice {
   const limitBytes = readNumber(words, 'volume-limit', LIMIT_MIB) * MIB;
-  return readChoice(words, 'volumes', ['ro', 'none'] as const, 'ro') === 'ro' ? { limitBytes } : undefined;
+  const access = readChoice(words, 'volumes', ['ro', 'rw', 'none'] as const, 'ro');
+  return access === 'none' ? undefined : { limitBytes, writeBack: access === 'rw' };
 }

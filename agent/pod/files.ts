@@ -1,11 +1,13 @@
-import { constants, type Dirent } from 'node:fs';
-import { lstat, open, opendir, readlink } from 'node:fs/promises';
+import { constants } from 'node:fs';
+import { open, readlink } from 'node:fs/promises';
 import { setTimeout as pause } from 'node:timers/promises';
 import { LpkError, systemCode } from '../wire/errors.ts';
+import { type Found, Look, type LookLimits, markOf, type Skipped, whyNot } from '../wire/look.ts';
 import { LIMITS } from '../wire/protocol.ts';
 import type { Stream } from '../wire/stream.ts';
-import { encodeTarHeader, type TarType, tarPadding } from '../wire/tar.ts';
+import { encodeTarHeader, type TarEntry, tarPadding } from '../wire/tar.ts';
 import { refuse } from './dial.ts';
+import { ownMountPoints, serveWrites } from './mount-writes.ts';
 
 export type FilesRequest = {
   /** Where the container has it: a folder or a file. */
@@ -15,6 +17,8 @@ export type FilesRequest = {
   /** Most bytes of all files together. */
   limitBytes: number;
   maxEntries: number;
+  /** Each entry says which version it is of: for who wants to write. */
+  marks?: boolean;
 };
 
 /** Between two looks, ms; where there are many files so long that looking takes an eleventh of the time at most. */
@@ -22,33 +26,61 @@ const LOOK_MS = 1_000;
 const MANY = 1_000;
 const REST = 10;
 const PIECE_BYTES = 64 * 1024;
+/** Since the look: no reason to tell. */
+const GONE = 'it went';
 /** Of kubelet's atomic writer (pkg/volume/util/atomic_writer.go). */
 const VERSION = '..data';
 /** Who publishes a version with every look gets what there is. */
 const MAX_TORN = 10;
-const MAX_PATH_BYTES = 1_024;
-/** More of them are counted only. */
-const MAX_SKIPPED = 100;
 
-/**
- * Serves a `files` stream: a copy of a mount now, and what has changed in it, until the laptop has enough. It looks every second
- * (kubelet's volumes are changed by renaming `..data`, and tmpfs, network and overlay file systems tell of changes each in a way of
- * its own), and reads what has another inode, ctime or size.
- */
-export async function serveFiles(stream: Stream): Promise<void> {
-  try {
-    const { path, except, limitBytes, maxEntries } = await readRequest(stream);
+/** Serves a session's `files` streams: copies of the container's mounts, and what the laptop writes into them. */
+export class MountFiles {
+  #copies = new Map<string, Copy>();
+  #mountPoints: () => Promise<string[]>;
+
+  /** `mountPoints`: where this container has mounts. */
+  constructor(mountPoints = ownMountPoints) {
+    this.#mountPoints = mountPoints;
+  }
+
+  async serve(stream: Stream): Promise<void> {
+    try {
+      if (stream.host === 'write') {
+        const wrote = (mount: string, path: string, mark: string | undefined) =>
+          this.#copies.get(mount)?.wrote(path, mark);
+        return await serveWrites(stream, await this.#mountPoints(), wrote);
+      }
+      if (stream.host !== '') throw new LpkError('protocol', `this agent knows no files request '${stream.host}'`);
+      await this.#copy(stream);
+    } catch (error) {
+      if (!stream.destroyed) refuse(stream, error);
+    }
+  }
+
+  /**
+   * A copy of a mount now, and what has changed in it, until the laptop has enough. It looks every second (kubelet's volumes are changed
+   * by renaming `..data`, and tmpfs, network and overlay file systems tell of changes each in a way of its own), and reads what has
+   * another inode, ctime or size.
+   */
+  async #copy(stream: Stream): Promise<void> {
+    const { path, except, limitBytes, maxEntries, marks } = await readRequest(stream);
     stream.accept();
     const over = new AbortController();
     stream.once('close', () => over.abort());
-    const copy = new Copy(path, { except: new Set(except), limitBytes, maxEntries }, new Writer(stream));
+    const copy = new Copy(
+      path,
+      { except: new Set(except), limitBytes, maxEntries },
+      new Writer(stream, marks === true),
+    );
+    if (marks === true) this.#copies.set(path, copy);
+    stream.once('close', () => {
+      if (this.#copies.get(path) === copy) this.#copies.delete(path);
+    });
     while (!stream.destroyed) {
       const { entries, tookMs } = await copy.round();
       const restMs = entries < MANY ? LOOK_MS : Math.max(LOOK_MS, REST * tookMs);
       await pause(restMs, undefined, { signal: over.signal, ref: false });
     }
-  } catch (error) {
-    if (!stream.destroyed) refuse(stream, error);
   }
 }
 
@@ -63,13 +95,9 @@ async function readRequest(stream: Stream): Promise<FilesRequest> {
   return JSON.parse(Buffer.concat(pieces).toString('utf8')) as FilesRequest;
 }
 
-type Limits = { except: Set<string>; limitBytes: number; maxEntries: number };
-
-type Found = { type: 'file' | 'folder' | 'link'; path: string; mode: number; mark: string };
-
 class Copy {
   #root: string;
-  #limits: Limits;
+  #limits: LookLimits;
   #out: Writer;
   /** What the laptop has: path → what it looked like. */
   #sent = new Map<string, string>();
@@ -78,7 +106,7 @@ class Copy {
   #toldSkipped = '';
   #rounds = 0;
 
-  constructor(root: string, limits: Limits, out: Writer) {
+  constructor(root: string, limits: LookLimits, out: Writer) {
     this.#root = root;
     this.#limits = limits;
     this.#out = out;
@@ -103,14 +131,17 @@ class Copy {
    */
   async #roundOf(version: string | undefined): Promise<{ entries: number; tookMs: number } | undefined> {
     const startedMs = performance.now();
+    const before = new Map(this.#sent);
     const look = new Look(this.#root, this.#limits);
-    await look.run();
+    const tell = this.#rounds === 0 ? this.#tellLooking(look) : undefined;
+    await look.run().finally(() => clearInterval(tell));
     if (await this.#isPast(version)) return undefined;
     const looked = { entries: look.found.length, tookMs: performance.now() - startedMs };
     const { skipped } = look;
     const found = look.found.filter((each) => !this.#isUnreadable(each, skipped));
     const changed = found.filter(({ path, mark }) => this.#sent.get(path) !== mark);
-    const gone = new Set(this.#sent.keys());
+    // What the laptop wrote since the look began is in none of it.
+    const gone = new Set([...before].flatMap(([path, mark]) => (this.#sent.get(path) === mark ? path : [])));
     for (const { path } of found) gone.delete(path);
     for (const each of changed) {
       const { path, mark } = each;
@@ -118,8 +149,10 @@ class Copy {
       if (why === undefined) this.#sent.set(path, mark);
       else if (await this.#isPast(version)) return undefined;
       else {
-        skipped.add(path, why);
-        this.#unreadable.set(path, { mark, why });
+        if (why !== GONE) {
+          skipped.add(path, why);
+          this.#unreadable.set(path, { mark, why });
+        }
         if (this.#sent.has(path)) gone.add(path);
       }
     }
@@ -134,6 +167,22 @@ class Copy {
     for (const [path, why] of skipped.named) await this.#out.entry({ type: 'skipped', path }, Buffer.from(why));
     await this.#out.entry({ type: 'round', path: '.' }, Buffer.from(JSON.stringify({ skipped: skipped.count })));
     return looked;
+  }
+
+  /** What the laptop wrote it need not be sent. `mark`: undefined for what it removed. */
+  wrote(path: string, mark: string | undefined): void {
+    if (mark === undefined) this.#sent.delete(path);
+    else this.#sent.set(path, mark);
+  }
+
+  /** A first look can take long; one that no longer goes on is not told. */
+  #tellLooking(look: Look): NodeJS.Timeout {
+    let told = 0;
+    return setInterval(() => {
+      if (look.found.length === told) return;
+      told = look.found.length;
+      this.#out.entry({ type: 'looking', path: '.' }, Buffer.from(JSON.stringify({ seen: told }))).catch(() => {});
+    }, LOOK_MS).unref();
   }
 
   #isUnreadable({ path, mark }: Found, skipped: Skipped): boolean {
@@ -156,17 +205,17 @@ class Copy {
   }
 
   /** Why not; undefined: it is sent. */
-  async #send({ type, path, mode }: Found, version: string | undefined): Promise<string | undefined> {
+  async #send({ type, path, mode, mark }: Found, version: string | undefined): Promise<string | undefined> {
     const name = this.#absolute(path);
     try {
       if (type === 'file') return await this.#sendFile(name, path);
       const turned = path === VERSION ? version : undefined;
       const target = type === 'link' ? (turned ?? (await readlink(name))) : '';
-      await this.#out.entry({ type, path, target, mode });
+      await this.#out.entry({ type, path, target, mode, mark });
       return undefined;
     } catch (error) {
       if (error instanceof LpkError) throw error;
-      return whyNot(error);
+      return systemCode(error) === 'ENOENT' ? GONE : whyNot(error);
     }
   }
 
@@ -174,11 +223,15 @@ class Copy {
     // What was a file a moment ago may be a pipe or a link by now.
     const handle = await open(name, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
     try {
-      const stats = await handle.stat();
-      const { size: bytes, mode, mtimeMs: modifiedMs } = stats;
+      const stats = await handle.stat({ bigint: true });
+      const [bytes, mode, modifiedMs] = [stats.size, stats.mode & 0o7777n, stats.mtimeMs].map(Number) as [
+        number,
+        number,
+        number,
+      ];
       if (!stats.isFile() || bytes > this.#limits.limitBytes) return 'it changes while it is read';
       // One write for what comes with a piece: a volume can have many small files.
-      let waiting = encodeTarHeader({ type: 'file', path, target: '', mode: mode & 0o7777, modifiedMs, bytes });
+      let waiting = this.#out.header({ type: 'file', path, mode, modifiedMs, bytes, mark: markOf(stats) });
       let left = bytes;
       while (left > 0) {
         const piece = Buffer.allocUnsafe(Math.min(left, PIECE_BYTES));
@@ -201,108 +254,23 @@ class Copy {
   }
 }
 
-/** One look at a mount: what is in it, parents first, names in order, within the limits. */
-class Look {
-  readonly found: Found[] = [];
-  readonly skipped = new Skipped();
-  #root: string;
-  #limits: Limits;
-  #bytes = 0;
-  #full = false;
-
-  constructor(root: string, limits: Limits) {
-    this.#root = root;
-    this.#limits = limits;
-  }
-
-  async run(): Promise<void> {
-    if ((await this.#add('.')) === 'folder') await this.#enter('.', true);
-  }
-
-  async #enter(folder: string, isRoot = false): Promise<void> {
-    let names: Dirent[];
-    try {
-      names = await this.#list(folder);
-    } catch (error) {
-      if (isRoot) throw error;
-      return this.skipped.add(folder, whyNot(error));
-    }
-    for (const { name } of names) {
-      const path = folder === '.' ? name : `${folder}/${name}`;
-      if (this.#full) return;
-      if (this.found.length >= this.#limits.maxEntries) {
-        this.#full = true;
-        return this.skipped.add(path, `and all after it: there are more than ${this.#limits.maxEntries} files`);
-      }
-      // Node writes U+FFFD for bytes that are no UTF-8: no name to ask for it by.
-      if (name.includes('\ufffd')) this.skipped.add(path, 'its name is not UTF-8');
-      else if (Buffer.byteLength(path) > MAX_PATH_BYTES) this.skipped.add(path.slice(0, 200), 'its path is too long');
-      else if ((await this.#add(path)) === 'folder' && !this.#limits.except.has(path)) await this.#enter(path);
-    }
-  }
-
-  /** No more names than may be sent: a folder can have any number. */
-  async #list(folder: string): Promise<Dirent[]> {
-    const names: Dirent[] = [];
-    for await (const entry of await opendir(folder === '.' ? this.#root : `${this.#root}/${folder}`)) {
-      names.push(entry);
-      if (names.length > this.#limits.maxEntries - this.found.length) break;
-    }
-    return names.sort((a, b) => (a.name < b.name ? -1 : 1));
-  }
-
-  async #add(path: string): Promise<TarType | undefined> {
-    try {
-      const stats = await lstat(path === '.' ? this.#root : `${this.#root}/${path}`, { bigint: true });
-      const mode = Number(stats.mode & 0o7777n);
-      if (stats.isDirectory()) return this.#take({ type: 'folder', path, mode, mark: `${mode}` });
-      if (this.#limits.except.has(path)) return undefined; // another mount, of a file
-      const mark = `${stats.ino} ${stats.ctimeNs} ${stats.size} ${mode}`;
-      if (stats.isSymbolicLink()) return this.#take({ type: 'link', path, mode, mark });
-      if (!stats.isFile()) this.skipped.add(path, 'it is a device, a socket or a pipe');
-      else if (BigInt(this.#bytes) + stats.size > BigInt(this.#limits.limitBytes)) {
-        this.skipped.add(path, `its ${stats.size} bytes are more than the limit leaves`);
-      } else {
-        this.#bytes += Number(stats.size);
-        return this.#take({ type: 'file', path, mode, mark });
-      }
-    } catch (error) {
-      if (path === '.') throw error;
-      this.skipped.add(path, whyNot(error));
-    }
-    return undefined;
-  }
-
-  #take(found: Found): Found['type'] {
-    this.found.push(found);
-    return found.type;
-  }
-}
-
-class Skipped {
-  readonly named = new Map<string, string>();
-  count = 0;
-
-  add(path: string, why: string): void {
-    this.count++;
-    if (this.named.size < MAX_SKIPPED) this.named.set(path, why);
-  }
-
-  toString(): string {
-    return JSON.stringify([this.count, ...this.named]);
-  }
-}
-
 class Writer {
   #stream: Stream;
+  #marks: boolean;
 
-  constructor(stream: Stream) {
+  constructor(stream: Stream, marks: boolean) {
     this.#stream = stream;
+    this.#marks = marks;
   }
 
-  async entry(entry: { type: TarType; path: string; target?: string; mode?: number }, content?: Buffer): Promise<void> {
+  header(entry: Partial<TarEntry> & Pick<TarEntry, 'type' | 'path'>): Buffer {
+    const mark = this.#marks ? entry.mark : undefined;
+    return encodeTarHeader({ target: '', mode: 0, modifiedMs: 0, bytes: 0, ...entry, mark });
+  }
+
+  async entry(entry: Partial<TarEntry> & Pick<TarEntry, 'type' | 'path'>, content?: Buffer): Promise<void> {
     const bytes = content?.length ?? 0;
-    const header = encodeTarHeader({ target: '', mode: 0, modifiedMs: 0, ...entry, bytes });
+    const header = this.header({ ...entry, bytes });
     await this.write(content ? Buffer.concat([header, content, tarPadding(bytes)]) : header);
   }
 
@@ -320,10 +288,4 @@ class Writer {
       stream.once('drain', done).once('close', done);
     });
   }
-}
-
-function whyNot(error: unknown): string {
-  const code = systemCode(error);
-  if (code === 'EACCES' || code === 'EPERM') return 'the agent’s user may not read it';
-  return code ?? 'it can not be read';
 }

@@ -2,7 +2,7 @@ import type { Session } from '../wire/session.ts';
 import type { Stream } from '../wire/stream.ts';
 import { answer, answerControl, type Operations } from './control.ts';
 import { dialTcp, dialUdp } from './dial.ts';
-import { serveFiles } from './files.ts';
+import { MountFiles } from './files.ts';
 import { Listeners } from './listen.ts';
 import { forwardDns, podResolverConfig } from './resolve.ts';
 import { callUntilAnswered } from './self-test.ts';
@@ -13,6 +13,7 @@ import { callUntilAnswered } from './self-test.ts';
  */
 export function serveSession(session: Session, environment: Record<string, string>, extra: Operations = {}): Listeners {
   const listeners = new Listeners(session);
+  const files = new MountFiles();
   const operations: Operations = {
     environment: () => environment,
     resolver: () => podResolverConfig(),
@@ -42,7 +43,7 @@ export function serveSession(session: Session, environment: Record<string, strin
       case 'control':
         return void answerControl(stream, operations);
       case 'files':
-        return void serveFiles(stream);
+        return void files.serve(stream);
       case 'accept':
         return stream.reset('not-allowed', 'only the agent accepts connections');
     }

@@ -124,6 +124,11 @@ export class Session extends EventEmitter<SessionEvents> {
     return stream;
   }
 
+  /** Takes an archive of what is to be written into a mount of the pod, and answers entry by entry: SPEC.md, "Files". Throws LpkError. */
+  openFileWrites(): Stream {
+    return this.#open({ kind: 'files', host: 'write', port: 0 });
+  }
+
   #ask(kind: StreamKind, operation: string, question: Buffer): Promise<Buffer> {
     return new Promise((resolve, reject) => {
       const stream = this.#open({ kind, host: operation, port: 0 }, question);

@@ -4,7 +4,16 @@ import { LpkError } from './errors.ts';
  * The archive of a `files` stream: POSIX ustar with pax headers for what has no room in one (IEEE 1003.1-2017, pax, "ustar
  * Interchange Format"), which leaves the types A to Z to others. SPEC.md, "Files", says how it is used.
  */
-export const TAR_TYPE = { file: '0', link: '2', folder: '5', round: 'E', removed: 'R', skipped: 'S' } as const;
+export const TAR_TYPE = {
+  file: '0',
+  link: '2',
+  folder: '5',
+  round: 'E',
+  looking: 'P',
+  mount: 'W',
+  removed: 'R',
+  skipped: 'S',
+} as const;
 
 export type TarType = keyof typeof TAR_TYPE;
 
@@ -19,15 +28,20 @@ export type TarEntry = {
   modifiedMs: number;
   /** Of the content that follows. */
   bytes: number;
+  /** What tells one version from the next; as an archive without them has none. */
+  mark?: string | undefined;
 };
 
 const BLOCK_BYTES = 512;
 const NAME_BYTES = 100;
 /** A path and a target of 4,096 bytes each (PATH_MAX) and their keys. */
 const MAX_PAX_BYTES = 16 * 1024;
+const MAX_MARK_BYTES = 128;
 /** Twelve octal digits less the end mark. */
 const MAX_SIZE_BYTES = 8 ** 11 - 1;
 const PAX_TYPE = 'x';
+/** Keys in capitals are a vendor's own (pax, "pax Header Block"). */
+const MARK = 'LPK.mark';
 /** Where a header's fields are: offset, length. */
 const FIELD = {
   name: [0, NAME_BYTES],
@@ -47,10 +61,13 @@ const TYPES = new Map<string, TarType>(Object.entries(TAR_TYPE).map(([name, lett
 
 /** An entry's header; its content follows, and then {@link tarPadding}. LpkError `limit-exceeded` for one of 8 GiB or more. */
 export function encodeTarHeader(entry: TarEntry): Buffer {
-  const { type, path, target, mode, modifiedMs, bytes } = entry;
+  const { type, path, target, mode, modifiedMs, bytes, mark } = entry;
   if (bytes > MAX_SIZE_BYTES) throw new LpkError('limit-exceeded', `${path} has ${bytes} bytes`);
-  const records = [paxRecord('path', path), paxRecord('linkpath', target)];
-  const pax = Buffer.concat(records);
+  const long = [['path', path] as const, ['linkpath', target] as const].filter(
+    ([, value]) => Buffer.byteLength(value) > NAME_BYTES,
+  );
+  const records = mark === undefined ? long : [...long, [MARK, mark] as const];
+  const pax = Buffer.concat(records.map(([key, value]) => paxRecord(key, value)));
   const own = block(TAR_TYPE[type], path, target, mode, Math.max(0, Math.floor(modifiedMs / 1_000)), bytes);
   if (pax.length === 0) return own;
   return Buffer.concat([block(PAX_TYPE, 'pax', '', 0o644, 0, pax.length), pax, tarPadding(pax.length), own]);
@@ -63,7 +80,6 @@ export function tarPadding(bytes: number): Buffer {
 
 function paxRecord(key: string, value: string): Buffer {
   const bytes = Buffer.byteLength(value);
-  if (bytes <= NAME_BYTES) return Buffer.alloc(0);
   // The record's length counts its own digits.
   const rest = Buffer.byteLength(` ${key}=`) + bytes + 1;
   let length = rest + String(rest).length;
@@ -114,9 +130,9 @@ export async function* readTar(source: AsyncIterable<Buffer>): AsyncGenerator<Re
         if (!header) throw malformed('it ends after a pax header');
       }
       const entry = decodeHeader(header, pax);
-      const content = bytes.pieces(entry.bytes);
-      yield { ...entry, content };
-      for await (const _ of content); // what the reader left
+      const rest = { bytes: entry.bytes };
+      yield { ...entry, content: bytes.pieces(rest) };
+      for await (const _ of bytes.pieces(rest)); // what the reader left
       await bytes.take(tarPadding(entry.bytes).length);
     }
   } finally {
@@ -150,6 +166,8 @@ function decodeHeader(header: Buffer, pax: Record<string, string>): TarEntry {
   const type = TYPES.get(letterOf(header));
   // Hard links, devices, pipes and what else there may be: nothing that an agent sends.
   if (!type) throw malformed(`an entry of type ${JSON.stringify(letterOf(header))}`);
+  const mark = pax[MARK];
+  if (mark !== undefined && mark.length > MAX_MARK_BYTES) throw malformed(`a mark of ${mark.length} characters`);
   return {
     type,
     path: pax.path ?? fieldText(header, FIELD.name),
@@ -157,6 +175,7 @@ function decodeHeader(header: Buffer, pax: Record<string, string>): TarEntry {
     mode: octalOf(header, FIELD.mode),
     modifiedMs: octalOf(header, FIELD.modified) * 1_000,
     bytes: octalOf(header, FIELD.size),
+    ...(mark === undefined ? {} : { mark }),
   };
 }
 
@@ -219,12 +238,12 @@ class Bytes {
     return taken.length === 1 ? taken[0] : Buffer.concat(taken);
   }
 
-  async *pieces(count: number): AsyncGenerator<Buffer> {
-    let missing = count;
-    while (missing > 0) {
-      const piece = await this.#upTo(missing);
+  /** As many as `rest` says, which says less with each piece. */
+  async *pieces(rest: { bytes: number }): AsyncGenerator<Buffer> {
+    while (rest.bytes > 0) {
+      const piece = await this.#upTo(rest.bytes);
       if (!piece) throw malformed('it ends within an entry');
-      missing -= piece.length;
+      rest.bytes -= piece.length;
       yield piece;
     }
   }

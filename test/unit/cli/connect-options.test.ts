@@ -21,7 +21,7 @@ test('what is not given has its default', () => {
     routes: [],
     noRoutes: [],
     dnsInclude: [],
-    volumes: { limitBytes: 104_857_600 },
+    volumes: { limitBytes: 104_857_600, writeBack: false },
     holdMs: 60_000,
     restoreAfterMs: 45_000,
     restorer: true,
@@ -69,7 +69,7 @@ test('what is given is read', () => {
     routes: [],
     noRoutes: [],
     dnsInclude: [],
-    volumes: { limitBytes: 5_242_880 },
+    volumes: { limitBytes: 5_242_880, writeBack: false },
     holdMs: 5000,
     restoreAfterMs: 45_000,
     restorer: true,
@@ -82,7 +82,7 @@ test('what is given is read', () => {
 test('volumes are read-only copies or none', () => {
   assert.equal(readConnectOptions({ target: 'web', volumes: 'none' }, undefined).volumes, undefined);
   for (const [name, value] of [
-    ['volumes', 'rw'],
+    ['volumes', 'wo'],
     ['volume-limit', '0'],
     ['volume-limit', '8001'],
     ['volume-limit', '1.5'],

@@ -95,7 +95,7 @@ test('everything a profile may hold arrives where the command line would bring i
         wait: false,
         selfTest: false,
         freePorts: true,
-        volumes: { limitBytes: 7 * 1024 * 1024 },
+        volumes: { limitBytes: 7 * 1024 * 1024, writeBack: false },
       },
       ...{
         dnsInclude: ['corp.example'],

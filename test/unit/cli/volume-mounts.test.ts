@@ -18,7 +18,7 @@ function scene(t: TestContext) {
   symlinkSync('key', path.join(folder, 'volume/link'));
   const place = (point: string, base: string | undefined, kind: 'folder' | 'file' = 'folder'): Placement => {
     const source = path.join(folder, kind === 'folder' ? 'volume' : 'volume/key');
-    return { mount: { source, path: point, kind }, point, base };
+    return { mount: { source, path: point, kind, access: 'ro' }, point, base };
   };
   return { folder, place };
 }

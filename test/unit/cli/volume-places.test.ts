@@ -20,7 +20,7 @@ function laptop(t: TestContext): string {
   return folder;
 }
 
-const folderAt = (at: string): Mount => ({ source: '/copy', path: at, kind: 'folder' });
+const folderAt = (at: string): Mount => ({ source: '/copy', path: at, kind: 'folder', access: 'ro' });
 
 test('nothing may hide what the laptop needs', () => {
   const own = ['/home/ann/shop', '/opt/node/bin'];

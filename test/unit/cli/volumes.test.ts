@@ -5,12 +5,12 @@ import path from 'node:path';
 import { PassThrough } from 'node:stream';
 import { type TestContext, test } from 'node:test';
 import type { Target } from '../../../agent/deploy/find.ts';
-import { serveFiles } from '../../../agent/pod/files.ts';
+import { MountFiles } from '../../../agent/pod/files.ts';
 import type { Session } from '../../../agent/wire/session.ts';
 import type { Stream } from '../../../agent/wire/stream.ts';
 import { Output } from '../../../cli/output.ts';
 import { Undo } from '../../../cli/undo.ts';
-import { copyVolumes, mountPaths } from '../../../cli/volumes.ts';
+import { containerMounts, copyVolumes } from '../../../cli/volumes.ts';
 import { SessionPair, until } from '../wire/harness.ts';
 import { FakeCluster } from './fake-cluster.ts';
 
@@ -27,7 +27,8 @@ async function scene(t: TestContext, names: string[]) {
   let session: Session | undefined;
   const connect = async () => {
     const pair = await SessionPair.open(t);
-    pair.agent.on('stream', (stream: Stream) => void serveFiles(stream));
+    const files = new MountFiles();
+    pair.agent.on('stream', (stream: Stream) => void files.serve(stream));
     session = pair.laptop;
     return pair;
   };
@@ -44,8 +45,9 @@ async function scene(t: TestContext, names: string[]) {
       cluster: fake.cluster,
       target,
       pod: 'web-1',
-      session: () => session,
+      agent: () => session && { pod: 'web-1', session },
       limitBytes: 1_000,
+      writeBack: false,
       undo,
       output,
     });
@@ -57,8 +59,14 @@ function rootOf(events: { event: string; state?: string; folder?: string }[]): s
   return events.find(({ event, state }) => event === 'volumes' && state === 'done')?.folder;
 }
 
-test('mounts are the container’s own, without lpk’s, in order', () => {
+test('mounts are the container’s own, without lpk’s, in order; claims and emptyDirs are written to', () => {
   const spec = {
+    volumes: [
+      { name: 'a', emptyDir: {} },
+      { name: 'b', persistentVolumeClaim: { claimName: 'b' } },
+      { name: 'c', persistentVolumeClaim: { claimName: 'c', readOnly: true } },
+      { name: 'd', configMap: { name: 'd' } },
+    ],
     containers: [
       { name: 'side', volumeMounts: [{ name: 'x', mountPath: '/x' }] },
       {
@@ -67,13 +75,25 @@ test('mounts are the container’s own, without lpk’s, in order', () => {
           { name: 'b', mountPath: '/b/' },
           { name: 'lpk-agent', mountPath: '/.lpk' },
           { name: 'a', mountPath: 'a/../c//d' },
+          { name: 'a', mountPath: '/ro', readOnly: true },
+          { name: 'c', mountPath: '/claim' },
+          { name: 'd', mountPath: '/config' },
           { name: 'b', mountPath: '/b' },
         ],
       },
     ],
   };
-  assert.deepEqual(mountPaths({ spec }, 'app'), ['/b', '/c/d']);
-  assert.deepEqual(mountPaths({ spec }, 'other'), []);
+  assert.deepEqual(
+    containerMounts({ spec }, 'app').map((each) => [each.path, each.isWritable]),
+    [
+      ['/b', true],
+      ['/c/d', true],
+      ['/claim', false],
+      ['/config', false],
+      ['/ro', false],
+    ],
+  );
+  assert.deepEqual(containerMounts({ spec }, 'other'), []);
 });
 
 test('copies are fresh by whichever agent there is, and gone at the end', async (t) => {

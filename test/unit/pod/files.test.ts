@@ -20,7 +20,7 @@ import net from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { type TestContext, test } from 'node:test';
-import { serveFiles } from '../../../agent/pod/files.ts';
+import { MountFiles } from '../../../agent/pod/files.ts';
 import type { Stream } from '../../../agent/wire/stream.ts';
 import { VolumeCopy, type VolumeReport } from '../../../cli/volume-copy.ts';
 import { SessionPair, until } from '../wire/harness.ts';
@@ -38,7 +38,8 @@ async function copying(
   mkdirSync(path.join(folder, 'staging'));
   fill(pod);
   const pair = await SessionPair.open(t);
-  pair.agent.on('stream', (stream: Stream) => void serveFiles(stream));
+  const files = new MountFiles();
+  pair.agent.on('stream', (stream: Stream) => void files.serve(stream));
   const { limitBytes = 1_000_000, maxEntries = 100, except = [], inside = '.' } = options;
   const place = path.join(folder, 'copy');
   const limits = { limitBytes, maxEntries };

@@ -88,6 +88,26 @@ test('what the reader leaves of a content is passed over', async () => {
   assert.deepEqual(names, ['a', 'b']);
 });
 
+test('and what is left when the reader breaks off', async () => {
+  const names: string[] = [];
+  for await (const { path, content } of readTar(
+    pieces(archive([{ content: 'x'.repeat(5_000) }, { path: 'b' }]), 100),
+  )) {
+    names.push(path);
+    for await (const _ of content) break;
+  }
+  assert.deepEqual(names, ['a', 'b']);
+});
+
+test('a mark is as it was put in, and no longer than it may be', async () => {
+  const marks: (string | undefined)[] = [];
+  const sent = [{}, { mark: '' }, { mark: '12 345 6 420' }, { mark: 'm', path: 'p'.repeat(300) }];
+  for await (const { mark } of readTar(pieces(archive(sent), 100))) marks.push(mark);
+  assert.deepEqual(marks, [undefined, '', '12 345 6 420', 'm']);
+  const long = readTar(pieces(archive([{ mark: 'm'.repeat(129) }]), 100));
+  await assert.rejects(long.next(), { code: 'protocol' });
+});
+
 test('8 GiB and more have no room', () => {
   assert.throws(() => encodeTarHeader({ ...plain, bytes: 8 ** 11 }), { code: 'limit-exceeded' });
 });

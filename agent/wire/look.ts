@@ -1,0 +1,139 @@
+import type { BigIntStats, Dirent } from 'node:fs';
+import { lstat, opendir } from 'node:fs/promises';
+import { systemCode } from './errors.ts';
+import { MAX_PATH_BYTES } from './inside.ts';
+
+export type LookLimits = {
+  /** Relative: a folder is named and not entered, anything else is left out. */
+  except: Set<string>;
+  /** Most bytes of all files together. */
+  limitBytes: number;
+  maxEntries: number;
+};
+
+export type Found = {
+  type: 'file' | 'folder' | 'link';
+  path: string;
+  mode: number;
+  bytes: number;
+  /** See {@link markOf}. */
+  mark: string;
+};
+
+/** Skipped entries beyond these are counted only. */
+const MAX_SKIPPED = 100;
+const PART = /^\.lpk-[0-9a-f]{16}\.part$/;
+
+/** A name for what is being written, beside where it is to be; no look sees it. `random`: 16 hex digits. */
+export function partName(random: string): string {
+  return `.lpk-${random}.part`;
+}
+
+/** What tells that a file, link or folder is no longer what it was: for a folder its mode, else also inode, ctime and size. */
+export function markOf(stats: BigIntStats): string {
+  const mode = Number(stats.mode & 0o7777n);
+  return stats.isDirectory() ? `${mode}` : `${stats.ino} ${stats.ctimeNs} ${stats.size} ${mode}`;
+}
+
+/** One look at a mount, or at its copy: what is in it, parents first, names in order, within the limits. */
+export class Look {
+  readonly found: Found[] = [];
+  readonly skipped = new Skipped();
+  #root: string;
+  #limits: LookLimits;
+  #bytes = 0;
+  #full = false;
+
+  constructor(root: string, limits: LookLimits) {
+    this.#root = root;
+    this.#limits = limits;
+  }
+
+  /** Rejects when the root itself can't be read. */
+  async run(): Promise<void> {
+    if ((await this.#add('.')) === 'folder') await this.#enter('.', true);
+  }
+
+  async #enter(folder: string, isRoot = false): Promise<void> {
+    let names: Dirent[];
+    try {
+      names = await this.#list(folder);
+    } catch (error) {
+      if (isRoot) throw error;
+      return this.skipped.add(folder, whyNot(error));
+    }
+    for (const { name } of names) {
+      const path = folder === '.' ? name : `${folder}/${name}`;
+      if (this.#full) return;
+      if (PART.test(name)) continue;
+      if (this.found.length >= this.#limits.maxEntries) {
+        this.#full = true;
+        return this.skipped.add(path, `and all after it: there are more than ${this.#limits.maxEntries} files`);
+      }
+      // Node writes U+FFFD for bytes that are no UTF-8: no name to ask for it by.
+      if (name.includes('\ufffd')) this.skipped.add(path, 'its name is not UTF-8');
+      else if (Buffer.byteLength(path) > MAX_PATH_BYTES) this.skipped.add(path.slice(0, 200), 'its path is too long');
+      else if ((await this.#add(path)) === 'folder' && !this.#limits.except.has(path)) await this.#enter(path);
+    }
+  }
+
+  /** No more names than may be sent: a folder can have any number. */
+  async #list(folder: string): Promise<Dirent[]> {
+    const names: Dirent[] = [];
+    for await (const entry of await opendir(folder === '.' ? this.#root : `${this.#root}/${folder}`)) {
+      names.push(entry);
+      if (names.length > this.#limits.maxEntries - this.found.length) break;
+    }
+    return names.sort((a, b) => (a.name < b.name ? -1 : 1));
+  }
+
+  async #add(path: string): Promise<Found['type'] | undefined> {
+    try {
+      const stats = await lstat(path === '.' ? this.#root : `${this.#root}/${path}`, { bigint: true });
+      const mode = Number(stats.mode & 0o7777n);
+      const base = { path, mode, mark: markOf(stats), bytes: 0 };
+      if (stats.isDirectory()) return this.#take({ type: 'folder', ...base });
+      if (this.#limits.except.has(path)) return undefined; // another mount, of a file
+      if (stats.isSymbolicLink()) return this.#take({ type: 'link', ...base });
+      if (!stats.isFile()) this.skipped.add(path, 'it is a device, a socket or a pipe');
+      else if (BigInt(this.#bytes) + stats.size > BigInt(this.#limits.limitBytes)) {
+        this.skipped.add(path, `its ${stats.size} bytes are more than the limit leaves`);
+      } else {
+        const bytes = Number(stats.size);
+        this.#bytes += bytes;
+        return this.#take({ type: 'file', ...base, bytes });
+      }
+    } catch (error) {
+      if (path === '.') throw error;
+      this.skipped.add(path, whyNot(error));
+    }
+    return undefined;
+  }
+
+  #take(found: Found): Found['type'] {
+    this.found.push(found);
+    return found.type;
+  }
+}
+
+/** What is left out, and why: the first hundred by name. */
+export class Skipped {
+  readonly named = new Map<string, string>();
+  count = 0;
+
+  add(path: string, why: string): void {
+    this.count++;
+    if (this.named.size < MAX_SKIPPED) this.named.set(path, why);
+  }
+
+  toString(): string {
+    return JSON.stringify([this.count, ...this.named]);
+  }
+}
+
+/** Why something was not read. */
+export function whyNot(error: unknown): string {
+  const code = systemCode(error);
+  if (code === 'EACCES' || code === 'EPERM') return 'the agent’s user may not read it';
+  return code ?? 'it can not be read';
+}
