@@ -118,7 +118,7 @@ export async function connect(options: ConnectOptions, output: Output): Promise<
       const session = await rollout.begun();
       const pod = await session.request<Record<string, string>>('environment');
       const variables = { ...image, ...pod };
-      output.hide(Object.values(variables), [target.name, target.namespace, ...attachment.pods]);
+      output.hide(Object.values(variables), [target.name, target.namespace, cluster.context, ...attachment.pods]);
       const closeControl = await openSessionControl(attachment.id, {
         status: () => sessionStatus({ cluster, target, ports, proxyPort: door.port, attachment, variables, options }),
         environment: () => ({ variables, whole: image !== undefined }),

@@ -39,8 +39,8 @@ export async function diagnose(options: DiagnoseOptions, output: Output): Promis
     }
   });
   await report.try('the sessions that run here', () => tellHere(report));
-  if (isThere) await tellCluster(options, report, output);
-  else report.unknown('the target, Services and DNS names of the cluster', 'it does not answer');
+  if (isThere) await report.try('the cluster', () => tellCluster(options, report, output));
+  else report.unknown('the target, Services and DNS names of the cluster', 'it could not be asked');
   const logs = tellLogs(report, output.mask);
   const path = writeBundle(new Map([...report.files, ...logs]), options.file);
   output.result(`bundle: ${path}`, 'bundle', { path });

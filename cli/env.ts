@@ -51,9 +51,9 @@ export async function env(options: EnvOptions, output: Output): Promise<number> 
 }
 
 async function fromSession(target: Target, output: Output): Promise<SessionEnvironment | undefined> {
-  const id = sessionOf(target.workload)?.id;
+  const { id, container } = sessionOf(target.workload) ?? {};
   const pid = id === undefined ? undefined : sessionsHere().get(id);
-  if (id === undefined || pid === undefined) return undefined;
+  if (id === undefined || pid === undefined || container !== target.container) return undefined;
   try {
     const found = await askSession(id, 'environment');
     output.say(`from your session of ${workloadName(target)}, process ${pid}`, 'from-session', { session: id, pid });
