@@ -200,8 +200,9 @@ export async function waitRollout(cluster: Cluster, ref: WorkloadRef, options: R
       const last = state;
       state = rolloutState(ref.kind, workload);
       // A deadline that an earlier template exceeded stays there until the present one moves.
-      if (!last) stale = state.failedAt;
-      if (state.failure && state.failedAt !== stale && !isPatient())
+      const late = lateSince(workload);
+      if (!last) stale = late;
+      if (state.failure && late !== stale && !isPatient())
         throw new LpkError('rollout-failed', `${name}: ${oneLine(state.failure)}`);
       if (state.text !== last?.text || state.ready !== last.ready) {
         movedAt = performance.now();
@@ -221,9 +222,8 @@ export type RolloutState = {
   ready: number;
   total: number;
   text: string;
-  /** Final by the controller's own word, and since when (RFC 3339). */
+  /** Final by the controller's own word. */
   failure?: string;
-  failedAt?: string;
   /** Pods were refused; it may be over when others have ended. */
   refusal?: string;
   /** There are fewer pods than there should be; of StatefulSets and DaemonSets, which have no word for a refusal. */
@@ -253,20 +253,24 @@ export function rolloutState(kind: WorkloadKind, { metadata, spec, status = {} }
   }
   const { replicas = 0, updatedReplicas: updated = 0, availableReplicas: available = 0, conditions = [] } = status;
   const condition = (type: string) => (conditions as Json[]).find((each) => each.type === type);
-  const progressing = condition('Progressing');
   const failed = condition('ReplicaFailure');
   const old = replicas - updated;
   const ready = Math.min(updated, Math.max(0, available - old));
-  const failure =
-    progressing?.reason === 'ProgressDeadlineExceeded'
-      ? { failure: failed?.message ?? progressing.message, failedAt: progressing.lastUpdateTime }
-      : {};
+  const late = condition('Progressing')?.reason === LATE;
+  const failure = late ? { failure: failed?.message ?? condition('Progressing').message } : {};
   const refusal = failed?.status === 'True' ? { refusal: failed.message } : {};
   const also = { ...failure, ...refusal };
   if (updated < total) return { ...waiting(ready, `${updated} of ${total} pods replaced`), ...also };
   if (old > 0) return { ...waiting(ready, `${old} old ${old === 1 ? 'pod is' : 'pods are'} ending`), ...also };
   if (available < updated) return { ...waiting(ready, `${available} of ${total} pods ready`), ...also };
   return { done: true, ready: total, total, text: `${total} of ${total} pods ready` };
+}
+
+const LATE = 'ProgressDeadlineExceeded';
+
+/** Since when (RFC 3339) a Deployment's deadline is exceeded. */
+function lateSince({ status }: Json): string | undefined {
+  return ((status?.conditions ?? []) as Json[]).find(({ reason }) => reason === LATE)?.lastUpdateTime;
 }
 
 /** StatefulSets and DaemonSets say only in events that their pods are refused. */

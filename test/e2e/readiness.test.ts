@@ -56,6 +56,7 @@ before(async () => {
     shop.deploy(
       ...ALL.flatMap((kind) => [probed(kind), service(kind, [[80, 8080]])]),
       ...[apart, beside, workload('Deployment', 'connected')],
+      workload('Deployment', 'late', { spec: { progressDeadlineSeconds: 10, strategy: { type: 'Recreate' } } }),
       service('two', [[80, 8080]], { selector: { tier: 'two' } }),
     ),
   ]);
@@ -163,6 +164,21 @@ describe('readiness', { concurrency: true }, () => {
     await lpk.serving();
     assert.equal(readyOf(await podOf('connected')).status, 'True', `${lpk}`);
     await leave(lpk);
+  });
+
+  test('a Deployment’s deadline passes while nothing listens here: neither the session nor its end minds', async () => {
+    const spec = await shop.specOf('deployment/late');
+    const lpk = shop.lpk('connect', 'deployment/late', '-p', `${await freePort()}:8080`);
+    await lpk.event('ready');
+    await eventually('the deadline has passed', async () => {
+      const { status } = await shop.workload('deployment/late');
+      return status.conditions.some(({ reason }: Json) => reason === 'ProgressDeadlineExceeded');
+    });
+    await leave(lpk);
+    await lpk.event('restore', ({ state }) => state === 'done');
+    const complaints = lpk.events.filter(({ event }) => ['warning', 'trouble', 'error'].includes(event));
+    assert.deepEqual(complaints, [], `${lpk}`);
+    assert.equal(await shop.specOf('deployment/late'), spec, `${lpk}`);
   });
 
   test('in the node’s network, a port that another pod has is taken as soon as it is free', async () => {

@@ -59,6 +59,7 @@ test('the deadline of a Deployment is the end, unless somebody is patient', asyn
 
 test('a deadline that was exceeded before is not this rollout’s', async () => {
   const rollout = follow('deployment', {});
+  rollout.show(told({ ...done, ...late('10:00'), observedGeneration: 1 }));
   rollout.show(told({ ...waits, ...late('10:00') }));
   rollout.show(told({ ...oneReady, ...late('10:00') }));
   rollout.show(told(done));
