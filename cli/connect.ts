@@ -198,7 +198,11 @@ export async function swap({
   const [{ transports }, guard] = await Promise.all([
     preflight(cluster, target, options.transport),
     planGuard(cluster, target, options),
-    sayGoesWithout(cluster, helpsToServe(target, { command: options.command !== undefined }), output),
+    sayGoesWithout(
+      cluster,
+      helpsToServe(target, { command: options.command !== undefined, restorer: options.restorer }),
+      output,
+    ),
   ]).catch(failing(swapping));
   const chosen = options.transport === 'auto' ? transports : [options.transport];
   const { silenceMs, restorer } = guard.lease ?? { silenceMs: options.restoreAfterMs, restorer: false };

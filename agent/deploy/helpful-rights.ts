@@ -1,3 +1,4 @@
+import { revisionsOf } from '../restore/history.ts';
 import type { Cluster } from './kube.ts';
 import { describeRights, missingRights, type Right } from './preflight.ts';
 import type { WorkloadKind } from './workload.ts';
@@ -5,8 +6,11 @@ import type { WorkloadKind } from './workload.ts';
 /** Rights that are not needed, and what it is like without them. */
 export type Help = { without: string; rights: Right[] };
 
-/** For `lpk connect`. `command`: one is started with the pod's variables. */
-export function helpsToServe(target: { kind: WorkloadKind; service?: string }, given: { command: boolean }): Help[] {
+/** For `lpk connect`. `command`: one is started with the pod's variables. `restorer`: one is left in the cluster. */
+export function helpsToServe(
+  target: { kind: WorkloadKind; service?: string },
+  given: { command: boolean; restorer: boolean },
+): Help[] {
   const exec = { resource: 'pods', subresource: 'exec' };
   return [
     ...(given.command ? [help('the command lacks the variables of its image', ['get', 'create'], exec)] : []),
@@ -18,6 +22,7 @@ export function helpsToServe(target: { kind: WorkloadKind; service?: string }, g
       ? []
       : [help('why pods are refused is not known', ['list'], { resource: 'events' })]),
     toForget(target.kind),
+    ...(given.restorer ? [toLetForget(target.kind)] : []),
     // Read when a call through the Service does not arrive (service-path.ts).
     {
       without: 'the self-test may not know which hop fails',
@@ -55,8 +60,16 @@ export function helpsToSee(): Help[] {
 }
 
 function toForget(kind: WorkloadKind): Help {
-  const resource = kind === 'deployment' ? 'replicasets' : 'controllerrevisions';
-  return help('the agent stays in the workload’s history', ['list', 'delete'], { group: 'apps', resource });
+  const revisions = { group: 'apps', resource: revisionsOf(kind) };
+  return help('the agent stays in the workload’s history', ['list', 'delete'], revisions);
+}
+
+/** Nobody can grant what they lack. */
+function toLetForget(kind: WorkloadKind): Help {
+  const revisions = { group: 'apps', resource: revisionsOf(kind) };
+  const without = 'a restorer leaves the agent in the workload’s history, until lpk restore';
+  const { rights } = help(without, ['get', 'delete'], revisions);
+  return { without, rights: [{ verb: 'patch', group: 'rbac.authorization.k8s.io', resource: 'roles' }, ...rights] };
 }
 
 function help(without: string, verbs: string[], of: Omit<Right, 'verb'>): Help {

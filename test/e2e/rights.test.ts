@@ -215,7 +215,7 @@ function connecting(restorer: boolean): Check {
     const target = await findTarget(cluster, parseTarget(await targetOf(right, byPod)));
     await preflight(cluster, target, 'auto');
     const { missing } = await planGuard(cluster, target, { restorer, restoreAfterMs: 45_000 });
-    const less = await missingHelp(cluster, helpsToServe(target, { command: true }));
+    const less = await missingHelp(cluster, helpsToServe(target, { command: true, restorer }));
     return missing ? [missing, ...less] : less;
   };
 }

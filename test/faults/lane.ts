@@ -21,24 +21,28 @@ export class Lane {
   readonly relay: Relay;
   /** The laptop's: its way leads through the relay. */
   readonly kubeconfig: string;
+  /** What `web` is. */
+  readonly kind: LaneKind;
   readonly #dir: string;
   readonly #all: Lpk[] = [];
   #before: Json;
 
-  private constructor(scene: Scene, relay: Relay, dir: string, before: Json) {
+  private constructor(scene: Scene, kind: LaneKind, relay: Relay, dir: string, before: Json) {
     this.scene = scene;
+    this.kind = kind;
     this.relay = relay;
     this.kubeconfig = path.join(dir, 'kubeconfig');
     this.#dir = dir;
     this.#before = before;
   }
 
-  static async open(): Promise<Lane> {
+  static async open(kind: LaneKind): Promise<Lane> {
     const scene = await Scene.open('faults');
+    const before = kind === 'statefulset' ? await makeStatefulSet(scene) : await workloadOf(scene, kind);
     const dir = mkdtempSync(path.join(tmpdir(), 'lpk-faults-'));
     const relay = await startRelay({ target: await apiServer(scene.kubeconfig), oneWayMs: 0 });
     await relayKubeconfig(scene.kubeconfig, relay.port, path.join(dir, 'kubeconfig'));
-    return new Lane(scene, relay, dir, await scene.cluster.request('GET', webOf(scene.namespace).apiPath));
+    return new Lane(scene, kind, relay, dir, before);
   }
 
   async close(): Promise<void> {
@@ -50,7 +54,7 @@ export class Lane {
   }
 
   get web() {
-    return webOf(this.scene.namespace);
+    return workloadRef(this.kind, this.scene.namespace, 'web');
   }
 
   /** The laptop’s disk, as far as lpk uses it. */
@@ -74,7 +78,7 @@ export class Lane {
   /** lpk that takes the place of `web`, as it is begun. */
   begin(args: string[] = [], around?: (command: string[]) => string[]): Lpk {
     const ports = `${this.scene.localPort}:8080`;
-    return this.lpk(['connect', 'deployment/web', '-p', ports, ...args], around);
+    return this.lpk(['connect', `${this.kind}/web`, '-p', ports, ...args], around);
   }
 
   /** A session under way, with its restorer watching and connections open in both directions. */
@@ -222,9 +226,9 @@ export class Lane {
     this.#all.length = 0;
   }
 
-  /** As `nothingLeft`, when the restorer could not know the agent's ReplicaSet: the next `lpk restore` takes that away. */
+  /** As `nothingLeft`, when the restorer could not know the agent's revision: the next `lpk restore` takes that away. */
   async nothingLeftButHistory(): Promise<void> {
-    await this.#untilLeft(['replicasets']);
+    await this.#untilLeft(['replicasets', 'controllerrevisions']);
     await this.lpk(['restore', '--all']).exit();
     await this.nothingLeft();
   }
@@ -286,6 +290,8 @@ export class Lane {
   }
 }
 
+export type LaneKind = 'deployment' | 'statefulset';
+
 export type Session = { lpk: Lpk; id: string; pod: string; proxyPort: number; streams: Streams };
 
 const PATIENCE_MS = 120_000;
@@ -298,8 +304,23 @@ const RESOURCES: [group: string, resources: string[]][] = [
   ['/apis/rbac.authorization.k8s.io/v1', ['roles', 'rolebindings']],
 ];
 
-function webOf(namespace: string) {
-  return workloadRef('deployment', namespace, 'web');
+async function workloadOf(scene: Scene, kind: LaneKind): Promise<Json> {
+  return await scene.cluster.request('GET', workloadRef(kind, scene.namespace, 'web').apiPath);
+}
+
+/** In the Deployment's place, with its pods' template. */
+async function makeStatefulSet(scene: Scene): Promise<Json> {
+  const { spec } = await workloadOf(scene, 'deployment');
+  const { apiPath } = workloadRef('deployment', scene.namespace, 'web');
+  await scene.cluster.request('DELETE', apiPath, { query: { propagationPolicy: 'Foreground' } });
+  const { replicas, selector, template } = spec;
+  const ref = workloadRef('statefulset', scene.namespace, 'web');
+  await scene.apply({
+    ...{ apiVersion: 'apps/v1', kind: 'StatefulSet', metadata: { name: 'web' } },
+    spec: { replicas, selector, template, serviceName: 'web' },
+  });
+  await waitRollout(scene.cluster, ref, { signal: AbortSignal.timeout(PATIENCE_MS) });
+  return await workloadOf(scene, 'statefulset');
 }
 
 /** Without what counts rollouts. */

@@ -16,10 +16,9 @@ export function laptopRows({ sleepMs, shortHoleMs, longHoleMs, restoreAfterS }: 
     {
       name: 'laptop killed (-9)',
       run: async (lane, nth) => {
-        // With a command too: what it runs in must not outlive lpk.
         const command = nth % 2 === 0 ? [] : ['--', 'sleep', `${AN_HOUR}`];
         const { lpk } = await lane.connect(['--restore-after', '15', ...command]);
-        lpk.signal('SIGKILL');
+        process.kill(-lpk.pid, 'SIGKILL'); // and all that it started
         await lpk.exit();
         await lane.restored();
         await lane.nothingLeft();

@@ -12,24 +12,25 @@ const TAKEN = ['--restore-after', '15'];
 
 /** Lease, Secret, ConfigMap, ServiceAccount, Role, RoleBinding, the restorer's Deployment; the workload's patch is the last. */
 const SWAP_STEPS = 8;
-/** The workload's patch and its `managedFields`; the above in reverse; the agent's ReplicaSet. */
-const RESTORE_STEPS = 10;
-/** The workload's patch and its `managedFields`, the agent's ReplicaSet, the Lease. */
-const RESTORER_STEPS = 4;
+/** The workload's patch and its `managedFields`; the above in reverse; the agent's ReplicaSet. A StatefulSet's pod besides. */
+const RESTORE_STEPS = { deployment: 10, statefulset: 11 };
+/** The workload's patch and its `managedFields`, the agent's ReplicaSet, the Lease. A StatefulSet's pod besides. */
+const RESTORER_STEPS = { deployment: 4, statefulset: 5 };
 /** ConfigMap, Secret, Pod; and in reverse. */
 const PROXY_STEPS = 3;
 
 type Case = { step: number; mode: (typeof MODES)[number]; recovery: string };
 
-/** Every step in every way; in a single round every step once, the ways taken in turn. */
+/** Every step once in each round, the ways taken in turn until each step had them all. */
 function casesOf(steps: number, rounds: number, recoveries: string[]): Case[] {
   const all = recoveries.flatMap((recovery) => MODES.map((mode) => ({ mode, recovery })));
   // An answer that is lost leaves it to put back by itself.
   const ways = all.filter(({ mode, recovery }) => mode !== 'lost' || recovery === recoveries[0]);
-  return Array.from({ length: steps }, (_, i) => i + 1).flatMap((step) =>
-    rounds > 1
-      ? ways.map((way) => ({ step, ...way }))
-      : [{ step, ...(ways[step % ways.length] as (typeof ways)[number]) }],
+  return Array.from({ length: Math.min(rounds, ways.length) }, (_, round) => round).flatMap((round) =>
+    Array.from({ length: steps }, (_, i) => ({
+      step: i + 1,
+      ...(ways[(i + round) % ways.length] as (typeof ways)[number]),
+    })),
   );
 }
 
@@ -61,28 +62,12 @@ export function stepRows(): Row[] {
       await (at.recovery === 'restorer' ? lane.nothingLeftButHistory() : lane.nothingLeft());
       return { restored: true, nothingLeft: true };
     }),
-    row('laptop dies during the restore', RESTORE_STEPS, recoveries, async (lane, at) => {
-      const lpk = lane.begin(TAKEN, failing(`${at.mode}:${at.step}:leaving`));
-      await lpk.event('ready');
-      lpk.signal('SIGINT');
-      if (at.mode === 'lost') await lpk.exit();
-      // What it could not do it says; then there is the command that it names.
-      if (at.mode !== 'lost' || lpk.events.some(({ event }) => event === 'undo-failed')) await recovers(lane, lpk, at);
-      await lane.restored();
-      // It died between the end of the Lease, and with it of the restorer, and that of the agent's ReplicaSet.
-      await (at.recovery === 'restorer' ? lane.nothingLeftButHistory() : lane.nothingLeft());
-      return { restored: true, nothingLeft: true };
-    }),
-    row('restorer dies during the restore', RESTORER_STEPS, ['restorer'], async (lane, at) => {
-      const lpk = lane.begin(TAKEN);
-      await lpk.event('ready');
-      const { session } = await lpk.event('swap', ({ state }) => state === 'done');
-      await lane.failRestorer(session, FAIL_POINT, `${at.mode}:${at.step}`);
-      lpk.signal('SIGKILL');
-      await lpk.exit();
-      await lane.restored();
-      await lane.nothingLeft();
-      return { restored: true, nothingLeft: true };
+    ...(['deployment', 'statefulset'] as const).flatMap((kind) => {
+      const of = kind === 'deployment' ? '' : ' of a StatefulSet';
+      return [
+        row(`laptop dies during the restore${of}`, RESTORE_STEPS[kind], recoveries, dyingInRestore),
+        row(`restorer dies during the restore${of}`, RESTORER_STEPS[kind], ['restorer'], restorerDying),
+      ].map((each) => ({ ...each, kind }));
     }),
     ...['starting', 'leaving'].map((when) =>
       row(`laptop dies while lpk proxy is ${when}`, PROXY_STEPS, proxyRecoveries, async (lane, at) => {
@@ -106,6 +91,31 @@ export function stepRows(): Row[] {
       }),
     ),
   ];
+}
+
+async function dyingInRestore(lane: Lane, at: Case): Promise<Found> {
+  const lpk = lane.begin(TAKEN, failing(`${at.mode}:${at.step}:leaving`));
+  await lpk.event('ready');
+  lpk.signal('SIGINT');
+  if (at.mode === 'lost') await lpk.exit();
+  // What it could not do it says; then there is the command that it names.
+  if (at.mode !== 'lost' || lpk.events.some(({ event }) => event === 'undo-failed')) await recovers(lane, lpk, at);
+  await lane.restored();
+  // It died between the end of the Lease, and with it of the restorer, and that of the agent's ReplicaSet.
+  await (at.recovery === 'restorer' ? lane.nothingLeftButHistory() : lane.nothingLeft());
+  return { restored: true, nothingLeft: true };
+}
+
+async function restorerDying(lane: Lane, at: Case): Promise<Found> {
+  const lpk = lane.begin(TAKEN);
+  await lpk.event('ready');
+  const { session } = await lpk.event('swap', ({ state }) => state === 'done');
+  await lane.failRestorer(session, FAIL_POINT, `${at.mode}:${at.step}`);
+  lpk.signal('SIGKILL');
+  await lpk.exit();
+  await lane.restored();
+  await lane.nothingLeft();
+  return { restored: true, nothingLeft: true };
 }
 
 const FAIL_POINT = path.join(import.meta.dirname, 'fail-point.ts');

@@ -1,4 +1,4 @@
-import { Lane } from './lane.ts';
+import { Lane, type LaneKind } from './lane.ts';
 
 /** The fault table: what is done to a session, how often, and what came of it. */
 
@@ -9,6 +9,8 @@ export type Row = {
   name: string;
   /** The fault is the whole cluster's: nothing else runs meanwhile. */
   alone?: true;
+  /** Of the workload; a Deployment unless told otherwise. */
+  kind?: LaneKind;
   /** How many runs it has in so many rounds; one each unless told otherwise. */
   cases?: (rounds: number) => number;
   /** Throws what was not as it should be. `nth`, from 0, tells the runs apart. */
@@ -37,7 +39,12 @@ export async function runTable(rows: Row[], { rounds, lanes, onOutcome }: TableO
       const begun = performance.now();
       let result: Pick<Outcome, 'found' | 'failure'>;
       try {
-        lane ??= await Lane.open();
+        const { kind = 'deployment' } = row;
+        if (lane && lane.kind !== kind) {
+          await lane.close();
+          lane = undefined;
+        }
+        lane ??= await Lane.open(kind);
         result = { found: await row.run(lane, nth, rounds) };
       } catch (error) {
         result = { failure: `${error instanceof Error ? error.message : error}; ${lane?.said}` };

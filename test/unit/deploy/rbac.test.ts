@@ -29,7 +29,8 @@ const service = each(['get'], { resource: 'services' });
 const pod = [...each(['get'], { resource: 'pods' }), ...each(['get'], { group: 'apps', resource: 'replicasets' })];
 
 const serve = [...service, ...held.flatMap(rightsToServe), ...rightsToReach('proxy')];
-const helps = WORKLOAD_KINDS.flatMap((kind) => helpsToServe({ kind }, { command: true }));
+const helps = (restorer: boolean) =>
+  WORKLOAD_KINDS.flatMap((kind) => helpsToServe({ kind }, { command: true, restorer }));
 const rightsOf = (all: { rights: Right[] }[]) => all.flatMap(({ rights }) => rights);
 const restorer = WORKLOAD_KINDS.flatMap((kind) => rightsToRestorer({ kind }));
 const discovery = { group: 'discovery.k8s.io', resource: 'endpointslices' };
@@ -37,9 +38,9 @@ const discovery = { group: 'discovery.k8s.io', resource: 'endpointslices' };
 const expected: Record<string, { needed: Right[]; optional: Right[] }> = {
   'lpk-connect': {
     needed: serve,
-    optional: [...rightsToLease(), ...restorer, ...rightsOf(helps), ...pod],
+    optional: [...rightsToLease(), ...restorer, ...rightsOf(helps(true)), ...pod],
   },
-  'lpk-connect-no-restorer': { needed: serve, optional: [...rightsToLease(), ...rightsOf(helps), ...pod] },
+  'lpk-connect-no-restorer': { needed: serve, optional: [...rightsToLease(), ...rightsOf(helps(false)), ...pod] },
   'lpk-proxy': { needed: [...rightsToProxy(), ...rightsToReach('proxy')], optional: rightsOf(helpsToProxy()) },
   'lpk-env': { needed: [...service, ...ofKinds(['get', 'list']), ...rightsToReadVariables()], optional: pod },
   'lpk-services': { needed: each(['list'], { resource: 'services' }), optional: each(['list'], discovery) },
