@@ -42,10 +42,13 @@ export class Lane {
     const dir = mkdtempSync(path.join(tmpdir(), 'lpk-faults-'));
     const relay = await startRelay({ target: await apiServer(scene.kubeconfig), oneWayMs: 0 });
     await relayKubeconfig(scene.kubeconfig, relay.port, path.join(dir, 'kubeconfig'));
-    return new Lane(scene, kind, relay, dir, before);
+    const lane = new Lane(scene, kind, relay, dir, before);
+    open.add(lane);
+    return lane;
   }
 
   async close(): Promise<void> {
+    open.delete(this);
     await this.relay.close();
     await this.scene.close(() => {
       for (const pid of processesWith(this.#dir)) process.kill(pid, 'SIGKILL');
@@ -288,6 +291,13 @@ export class Lane {
       if (error.code !== 'not-found') throw error;
     });
   }
+}
+
+const open = new Set<Lane>();
+
+/** When all is to end at once. */
+export async function closeLanes(): Promise<void> {
+  await Promise.allSettled([...open].map((lane) => lane.close()));
 }
 
 export type LaneKind = 'deployment' | 'statefulset';

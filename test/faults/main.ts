@@ -1,5 +1,6 @@
 import { parseArgs } from 'node:util';
 import { elapsed } from '../cluster/progress.ts';
+import { closeLanes } from './lane.ts';
 import { rowsOf } from './rows.ts';
 import { format, runTable, summarize, tell } from './table.ts';
 import { PROMISED } from './times.ts';
@@ -59,6 +60,12 @@ async function main(): Promise<number> {
   return lines.some(({ failures }) => failures > 0) ? 1 : 0;
 }
 
+for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+  process.once(signal, async () => {
+    await closeLanes();
+    process.exit(130);
+  });
+}
 try {
   process.exitCode = await main();
 } catch (error) {

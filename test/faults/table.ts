@@ -48,7 +48,7 @@ export async function runTable(rows: Row[], { rounds, lanes, onOutcome }: TableO
         result = { found: await row.run(lane, nth, rounds) };
       } catch (error) {
         result = { failure: `${error instanceof Error ? error.message : error}; ${lane?.said}` };
-        await lane?.close();
+        await lane?.close().catch(() => {}); // what it was used for has failed, which is told
         lane = undefined;
       }
       const outcome = { row: row.name, nth, ...result, tookMs: performance.now() - begun };
