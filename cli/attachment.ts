@@ -28,6 +28,8 @@ export type AttachmentOptions = {
   route: Route;
   /** Says why the workload is no longer this session's: a sentence without its end. */
   whyEnded?: () => Promise<string>;
+  /** The cluster has no room for the agents' pods: makes some. @returns whether it could. */
+  makeRoom?: () => Promise<boolean>;
 };
 
 export type AttachmentEvents = LinkEvents & {
@@ -133,6 +135,11 @@ export class Attachment extends EventEmitter<AttachmentEvents> {
       this.#end(error);
       return false;
     }
+  }
+
+  /** The agents' pods are refused. @returns whether there is more room now. */
+  async makeRoom(): Promise<boolean> {
+    return (await this.#options.makeRoom?.()) ?? false;
   }
 
   /** Leaves every agent at once. */

@@ -37,7 +37,7 @@ import { planReadiness } from './readiness.ts';
 import { RolloutBeside } from './rollout-beside.ts';
 import { SelfTest } from './self-test.ts';
 import { openSessionControl, sessionStatus } from './session-control.ts';
-import { keepLease, planGuard, sayWithout, tellRestorer, whyEnded } from './session-guard.ts';
+import { giveUpRestorer, keepLease, planGuard, sayWithout, tellRestorer, whyEnded } from './session-guard.ts';
 import { noteSession } from './sessions-here.ts';
 import { freePorts } from './taken-ports.ts';
 import { Undo } from './undo.ts';
@@ -234,6 +234,7 @@ export async function swap({
     ports,
     route,
     whyEnded: () => whyEnded(guarded, keeper),
+    makeRoom: () => giveUpRestorer(guarded, keeper),
   });
   undo.add('leave the agents', async () => attachment.close());
   const forget = noteSession(spec.session);
@@ -249,12 +250,17 @@ export async function swap({
     },
     remedy,
   );
-  const { refused } = await swapped.catch(failing(swapping));
+  const { refused, raised = [] } = await swapped.catch(failing(swapping));
   if (guard.lease) keeper = keepLease({ ...guarded, check: () => attachment.check() });
   swapping.done(`container ${target.container} of ${name} swapped`, { session: spec.session });
   const without = refused?.message ?? guard.missing;
   if (options.restorer && without) sayWithout(output, without, remedy);
   else if (restorer) attachment.on('revision', tellRestorer(guarded));
+  if (raised.length > 0) {
+    const limits = raised.map(({ resource, was, now }) => `${resource} ${was} → ${now}`).join(', ');
+    const text = `limits of container ${target.container} raised for this session: ${limits}`;
+    output.say(text, 'raised', { limits: raised });
+  }
   attachment.start();
   return attachment;
 }

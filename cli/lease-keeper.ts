@@ -14,9 +14,10 @@ export type LeaseKeeperOptions = {
   renew: () => Promise<Json>;
   /** How long the laptop may be silent, ms. */
   silenceMs: number;
-  /** A restorer is to watch: `unwatched` is called, once, when none does. */
+  /** A restorer is to watch: while none does `unwatched` is called with each renewal, until it has said so (true). */
   restorer: boolean;
-  unwatched: () => void;
+  /** `late`: it had the time that a pod takes to start. */
+  unwatched: (late: boolean) => Promise<boolean>;
   /** Somebody ended the session, or (undefined) the Lease is gone. Called once. */
   ended: (by: Person | undefined) => void;
   /** Of the clock on the wall: it goes on while the laptop sleeps. */
@@ -57,6 +58,11 @@ export class LeaseKeeper {
     this.#ending = true;
   }
 
+  /** The restorer is gone, which was said. */
+  goAlone(): void {
+    this.#told = true;
+  }
+
   stop(): void {
     this.#over = true;
     clearInterval(this.#timer);
@@ -76,9 +82,8 @@ export class LeaseKeeper {
       if (by && !this.#ending) {
         this.stop();
         ended(by);
-      } else if (restorer && !this.#told && !isWatched(lease) && now - this.#startedMs > START_MS) {
-        this.#told = true;
-        unwatched();
+      } else if (restorer && !this.#told && !isWatched(lease)) {
+        this.#told = await unwatched(now - this.#startedMs > START_MS);
       }
     } catch (error) {
       // Not found from the first time on: it could not be made, which was said.

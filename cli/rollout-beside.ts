@@ -42,13 +42,14 @@ export class RolloutBeside {
   /** Begins to follow it; `begun` and `tell` say the rest. */
   constructor(options: RolloutOptions) {
     this.#options = options;
-    const { cluster, target, output, undo, signal } = options;
+    const { cluster, target, attachment, output, undo, signal } = options;
     const stop = new AbortController();
     undo.add('stop following the rollout', async () => stop.abort());
     this.#changed = () => {};
     this.#all = waitRollout(cluster, target, {
       signal: AbortSignal.any([signal, stop.signal]),
       isPatient: () => this.#hasBegun,
+      makeRoom: () => attachment.makeRoom(),
       onRefused: (error) => output.warn(error.message, 'trouble', { code: error.code }),
       onProgress: (done, total, text) => {
         this.#ready = { done, total };

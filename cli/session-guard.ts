@@ -4,7 +4,9 @@ import { describeRights, missingRights } from '../agent/deploy/preflight.ts';
 import {
   type LeaseSpec,
   noteRevisions,
+  removeRestorerPod,
   renewLease,
+  restorerRefusal,
   rightsToLease,
   rightsToRestorer,
 } from '../agent/deploy/restorer.ts';
@@ -62,12 +64,13 @@ export function keepLease(given: Guarded): LeaseKeeper {
       if ((await check()) && !by && restorer)
         sayWithout(output, 'somebody deleted its Lease, and so the restorer', remedy);
     },
-    unwatched: () =>
-      sayWithout(
-        output,
-        `its pod does not run (kubectl describe deployment ${objectName(session)} -n ${target.namespace})`,
-        remedy,
-      ),
+    unwatched: async (late) => {
+      const refusal = await restorerRefusal(cluster, at);
+      const look = `kubectl describe deployment ${objectName(session)} -n ${target.namespace}`;
+      if (refusal) sayWithout(output, `its pod is refused: ${refusal}`, remedy);
+      else if (late) sayWithout(output, `its pod does not run (${look})`, remedy);
+      return refusal !== undefined || late;
+    },
   });
   keeper.start();
   return keeper;
@@ -86,6 +89,15 @@ export function tellRestorer({ cluster, target, session }: Omit<Guarded, 'check'
     const names = [...told];
     before = before.then(() => noteRevisions(cluster, target, session, names)).catch(() => {});
   };
+}
+
+/** The restorer's pod may have the room that a quota has for the agent's: then the session goes without. @returns whether it had. */
+export async function giveUpRestorer(given: Omit<Guarded, 'check'>, keeper: LeaseKeeper | undefined): Promise<boolean> {
+  const { cluster, target, session, restorer, output, remedy } = given;
+  if (!restorer || !(await removeRestorerPod(cluster, { namespace: target.namespace, session }))) return false;
+  keeper?.goAlone();
+  sayWithout(output, 'its pod had the room that there is for the agent', remedy);
+  return true;
 }
 
 /** One line: there is no restorer, and what that means. */

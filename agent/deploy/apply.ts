@@ -15,8 +15,9 @@ import {
 import { type ProxyRecord, proxyRecord, removeAgentPod } from './agent-pod.ts';
 import type { Target } from './find.ts';
 import type { Cluster, Json } from './kube.ts';
+import type { RaisedLimit } from './limits.ts';
 import { createLease, createRestorer, type LeaseSpec, type Owner, removeRestorer } from './restorer.ts';
-import { planSwap } from './swap.ts';
+import { assignedUser, planSwap } from './swap.ts';
 import {
   assertServable,
   listPath,
@@ -50,6 +51,8 @@ export type HeldWorkload = WorkloadRef & {
   session: string;
   /** Why there is no Lease or no restorer although they were asked for: what the API server said. */
   refused?: LpkError;
+  /** Of its container, while it is held. */
+  raised?: RaisedLimit[];
 };
 
 /**
@@ -66,19 +69,24 @@ export async function swapIn(cluster: Cluster, target: Target, spec: SwapSpec): 
     ...target.containerPorts.map(({ port }) => port),
     ...target.servicePorts.map((each) => each.targetPort),
   ];
-  const agent = { session, image, probePort, servedPorts: spec.servedPorts ?? served, readiness };
   let workload = await readWorkload(cluster, target);
+  const admitted = await admittedSpec(cluster, workload);
+  const agent = { session, image, probePort, servedPorts: spec.servedPorts ?? served, readiness, admitted };
   // Before anything is made: the usual refusals then leave nothing to undo.
   assertServable(kind, workload);
   planSwap(workload, target.container, agent, holder);
   try {
-    const refused = await createObjects(cluster, target, workload, spec);
+    const refused = await createObjects(cluster, target, workload, {
+      ...spec,
+      user: assignedUser(workload, target.container, admitted),
+    });
     if (refused) held.refused = refused;
     await retryOnConflict(async () => {
       try {
         assertServable(kind, workload);
-        const { ops } = planSwap(workload, target.container, agent, holder);
+        const { ops, raised } = planSwap(workload, target.container, agent, holder);
         await patch(cluster, target, ops);
+        held.raised = raised;
       } catch (error) {
         workload = await readWorkload(cluster, target);
         const holding = sessionOf(workload);
@@ -114,11 +122,11 @@ async function createObjects(
   cluster: Cluster,
   ref: WorkloadRef,
   workload: Json,
-  spec: SwapSpec,
+  spec: SwapSpec & { user: number | undefined },
 ): Promise<LpkError | undefined> {
   const { metadata } = workload;
   let owner: Owner = { apiVersion: 'apps/v1', kind: workload.kind, name: metadata.name, uid: metadata.uid };
-  const { image, owner: person, host, servedPorts: _, lease, key, bundle, ...config } = spec;
+  const { image, owner: person, host, servedPorts: _, lease, key, bundle, user, ...config } = spec;
   let refused: LpkError | undefined;
   const without = (error: unknown) => {
     // Without an answer nothing else would work either.
@@ -139,7 +147,7 @@ async function createObjects(
     });
   const restorer = async () => {
     if (!lease?.restorer || owner.kind !== 'Lease') return;
-    const given = { ref, session: spec.session, lease: owner, ...(image ? { image } : {}) };
+    const given = { ref, session: spec.session, lease: owner, user, ...(image ? { image } : {}) };
     await createRestorer(cluster, workload, given).catch(without);
   };
   // All to their end, so that a clean-up finds whatever was made.
@@ -174,6 +182,12 @@ export async function removeObjects(cluster: Cluster, namespace: string, session
   const remove = (resource: string) =>
     unlessGone(cluster.request('DELETE', `/api/v1/namespaces/${namespace}/${resource}/${name}`));
   await Promise.all([remove('secrets'), remove('configmaps'), removeRestorer(cluster, namespace, session)]);
+}
+
+/** Of a pod of the workload's own, if there is one. */
+async function admittedSpec(cluster: Cluster, workload: Json): Promise<Json> {
+  const pods = await podsOf(cluster, workload.metadata.namespace)(workload);
+  return pods.find(({ metadata, spec }) => !metadata.deletionTimestamp && !sessionOfPod(spec))?.spec;
 }
 
 function isReady(pod: Json): boolean {

@@ -14,6 +14,8 @@ import { LpkError } from '../wire/errors.ts';
 import { AGENT_IMAGE, AGENT_MOUNT, MANAGED_BY, objectName, SESSION_LABEL } from './agent-container.ts';
 import type { Cluster, Json } from './kube.ts';
 import type { Right } from './preflight.ts';
+import { rolloutState } from './rollout.ts';
+import { oneLine } from './status.ts';
 import type { WorkloadRef } from './workload.ts';
 
 /**
@@ -89,11 +91,14 @@ export async function createLease(
   return { apiVersion: lease.apiVersion, kind: lease.kind, name: lease.metadata.name, uid: made.metadata.uid };
 }
 
-/** Makes the restorer, its rights first. What is there already stays. LpkError: what requests throw. */
+/**
+ * Makes the restorer, its rights first. What is there already stays. `user`: as whom the workload runs, where admission allows
+ * no other (OpenShift). LpkError: what requests throw.
+ */
 export async function createRestorer(
   cluster: Cluster,
   workload: Json,
-  given: { ref: WorkloadRef; session: string; image?: string; lease: Owner },
+  given: { ref: WorkloadRef; session: string; image?: string; lease: Owner; user: number | undefined },
 ): Promise<void> {
   const { ref, session, lease } = given;
   const meta = metadata(session, lease);
@@ -123,7 +128,10 @@ export async function createRestorer(
   ]);
   for (const each of rights) if (each.status === 'rejected') throw each.reason;
   const image = given.image ?? AGENT_IMAGE;
-  await create(`/apis/apps/v1/namespaces/${ref.namespace}/deployments`, deployment(workload, config, image));
+  await create(
+    `/apis/apps/v1/namespaces/${ref.namespace}/deployments`,
+    deployment(workload, config, image, given.user ?? NOBODY),
+  );
 }
 
 /** Whoever binds a Role must have its rights; to see that, the API server looks it up where a new one arrives a moment later. */
@@ -194,6 +202,31 @@ export async function renewLease(
   return await cluster.request('PATCH', leasePath(at.namespace, at.session), { body, contentType, ...options });
 }
 
+/** Why the restorer's pod may not be made (a quota, admission), in the API server's words; undefined where nothing says so. */
+export async function restorerRefusal(
+  cluster: Cluster,
+  at: { namespace: string; session: string },
+): Promise<string | undefined> {
+  const path = `/apis/apps/v1/namespaces/${at.namespace}/deployments/${objectName(at.session)}`;
+  const deployment = await cluster.request('GET', path).catch(() => undefined); // not everybody may look
+  const refusal = deployment && rolloutState('deployment', deployment).refusal;
+  return refusal && oneLine(refusal);
+}
+
+/** Removes the restorer's pod and leaves the rest. @returns whether there was one: not when it was refused itself. */
+export async function removeRestorerPod(
+  cluster: Cluster,
+  at: { namespace: string; session: string },
+): Promise<boolean> {
+  if (await restorerRefusal(cluster, at)) return false;
+  const path = `/apis/apps/v1/namespaces/${at.namespace}/deployments/${objectName(at.session)}`;
+  const body = { apiVersion: 'v1', kind: 'DeleteOptions', propagationPolicy: 'Background' };
+  return await cluster.request('DELETE', path, { body }).then(
+    () => true,
+    () => false,
+  );
+}
+
 /** Does somebody watch over it? */
 export function isWatched(lease: Json): boolean {
   return lease.metadata.annotations?.[WATCHING_ANNOTATION] !== undefined;
@@ -239,7 +272,7 @@ const LEAVES_DEAD_NODES = ['not-ready', 'unreachable'].map((state) => ({
 }));
 
 /** Passes the "restricted" Pod Security Standard. One replica: a bare pod would end with its node. */
-function deployment(workload: Json, config: RestorerConfig, image: string): Json {
+function deployment(workload: Json, config: RestorerConfig, image: string, user: number): Json {
   const name = objectName(config.session);
   const labels = { ...MANAGED_BY, [SESSION_LABEL]: config.session, 'app.kubernetes.io/component': 'restorer' };
   const { imagePullSecrets, tolerations = [] } = workload.spec.template.spec;
@@ -264,7 +297,7 @@ function deployment(workload: Json, config: RestorerConfig, image: string): Json
           ...(imagePullSecrets ? { imagePullSecrets } : {}),
           securityContext: {
             runAsNonRoot: true,
-            runAsUser: NOBODY,
+            runAsUser: user,
             runAsGroup: NOBODY,
             seccompProfile: { type: 'RuntimeDefault' },
           },

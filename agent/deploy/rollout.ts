@@ -147,9 +147,13 @@ export type RolloutOptions = {
   /** While it says so, pods may take as long as they like to become ready, and refused ones are told to `onRefused`, each reason once. */
   isPatient?: () => boolean;
   onRefused?: (error: LpkError) => void;
+  /** Asked once pods are refused: whether there is more room now, so that they are waited for again. */
+  makeRoom?: () => Promise<boolean>;
 };
 
 const LOOK_MS = 500;
+/** How long a controller may take to try again to make a pod that was refused; it does so less and less often. */
+const RETRY_MS = 15_000;
 
 /**
  * Waits until all of a workload's pods are of its present template and available, by the rules of `kubectl rollout status`
@@ -157,7 +161,15 @@ const LOOK_MS = 500;
  * refused by quota or admission), `rollout-timed-out`, `not-found` (deleted meanwhile), `cancelled`.
  */
 export async function waitRollout(cluster: Cluster, ref: WorkloadRef, options: RolloutOptions): Promise<void> {
-  const { signal, onProgress, timeoutMs = 180_000, stalledMs = 8_000, isPatient = () => false, onRefused } = options;
+  const {
+    signal,
+    onProgress,
+    timeoutMs = 180_000,
+    stalledMs = 8_000,
+    isPatient = () => false,
+    onRefused,
+    makeRoom,
+  } = options;
   const name = workloadName(ref);
   const stop = new AbortController();
   const begunAt = performance.now();
@@ -178,7 +190,10 @@ export async function waitRollout(cluster: Cluster, ref: WorkloadRef, options: R
       const ask = !isPatient() || state?.isShort;
       const refusal = state?.refusal ?? (ask ? await refusedPods(cluster, ref) : undefined);
       const error = refusal && new LpkError('rollout-failed', `${name} can't make its pods: ${oneLine(refusal)}`);
-      if (error && !isPatient()) return fail(error);
+      if (error && !isPatient()) {
+        if (!(await makeRoom?.())) return fail(error);
+        movedAt = performance.now() + RETRY_MS;
+      }
       if (error && refusal !== refused) onRefused?.(error);
       refused = refusal;
     }

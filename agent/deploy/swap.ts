@@ -16,6 +16,7 @@ import { LpkError } from '../wire/errors.ts';
 import type { Readiness } from '../wire/readiness.ts';
 import { AGENT_MOUNT, AGENT_VOLUME, agentVolume, START_SCRIPT } from './agent-container.ts';
 import type { Json } from './kube.ts';
+import { type RaisedLimit, raisedLimits } from './limits.ts';
 import { agentProbe, PROBE_FIELDS } from './probes.ts';
 
 /**
@@ -32,6 +33,8 @@ export type AgentSpec = {
   /** Container ports that the agent is to listen on in the process's stead. */
   servedPorts: number[];
   readiness?: Readiness;
+  /** The spec of a pod of the workload: with what admission filled in (a LimitRange's limits, OpenShift's user). */
+  admitted?: Json;
 };
 
 const PRIVILEGED_BELOW = 1024;
@@ -48,7 +51,7 @@ export function planSwap(
   containerName: string,
   agent: AgentSpec,
   holder: Holder,
-): { ops: PatchOp[]; record: SessionRecord } {
+): { ops: PatchOp[]; record: SessionRecord; raised: RaisedLimit[] } {
   const held = sessionOf(workload);
   if (held) throw heldError(workload, held);
   const edit = new Edit(workload);
@@ -107,16 +110,35 @@ export function planSwap(
   if (agent.servedPorts.some((port) => port < PRIVILEGED_BELOW) && !pod.hostNetwork) {
     item('pod', ['securityContext', 'sysctls'], { name: UNPRIVILEGED_PORTS, value: '0' });
   }
-  const setting = (name: string) => container.securityContext?.[name] ?? pod.securityContext?.[name];
-  if (setting('runAsNonRoot') && setting('runAsUser') === undefined) {
-    field('container', ['securityContext', 'runAsUser'], AGENT_UID);
-  }
+  const nonRoot = container.securityContext?.runAsNonRoot ?? pod.securityContext?.runAsNonRoot;
+  const user = ownUser(pod, container) ?? assignedUser(workload, containerName, agent.admitted);
+  if (nonRoot && user === undefined) field('container', ['securityContext', 'runAsUser'], AGENT_UID);
+  const filledIn = containerOf(agent.admitted, containerName)?.resources?.limits;
+  const raised = raisedLimits({ ...filledIn, ...container.resources?.limits });
+  for (const { resource, now } of raised) field('container', ['resources', 'limits', resource], now);
+  for (const { resource, now } of raisedLimits(pod.resources?.limits))
+    field('pod', ['resources', 'limits', resource], now);
 
   const record: SessionRecord = { v: 1, ...holder, container: containerName, changed };
   const annotation: Path = ['metadata', 'annotations', SESSION_ANNOTATION];
   if (edit.get(annotation.slice(0, -1)) === undefined) record.made = 1;
   edit.set(annotation, JSON.stringify(record));
-  return { ops: [...sameVersion(workload.metadata), ...edit.ops], record };
+  return { ops: [...sameVersion(workload.metadata), ...edit.ops], record, raised };
+}
+
+function containerOf(pod: Json, name: string): Json {
+  return ((pod?.containers ?? []) as Json[]).find((each) => each.name === name);
+}
+
+function ownUser(pod: Json, container: Json): number | undefined {
+  return container?.securityContext?.runAsUser ?? pod?.securityContext?.runAsUser;
+}
+
+/** As whom admission lets a container run, when the workload leaves that to it. */
+export function assignedUser(workload: Json, containerName: string, admitted: Json): number | undefined {
+  const pod = workload.spec.template.spec;
+  if (ownUser(pod, containerOf(pod, containerName)) !== undefined) return undefined;
+  return ownUser(admitted, containerOf(admitted, containerName));
 }
 
 function present(key: 'was' | 'now', value: Json): object {

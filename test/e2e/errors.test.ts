@@ -6,11 +6,10 @@ import { after, before, describe, test } from 'node:test';
 import type { Json } from '../../agent/deploy/kube.ts';
 import type { ErrorCode } from '../../agent/wire/errors.ts';
 import { HINTS } from '../../cli/hints.ts';
-import { userKubeconfig } from '../cluster/cluster.ts';
 import { endAll, Lpk } from './lpk.ts';
 import { type Listener, listen, Shop, service, sidecar, workload } from './shop.ts';
 
-/** Every way to get `lpk connect` wrong: one clear line and what to do, an exit code, and nothing left in the cluster. */
+/** Every way to get `lpk connect` wrong (of missing rights: rights.test.ts): one clear line and what to do, an exit code, and nothing left in the cluster. */
 
 const dir = mkdtempSync(path.join(tmpdir(), 'lpk-errors-'));
 const WORKLOADS = ['deployment/web', 'deployment/double', 'deployment/zero', 'statefulset/db'];
@@ -213,45 +212,6 @@ describe('before anything is changed', { concurrency: 4 }, () => {
     assert.deepEqual([lpk.events, lpk.lines], [[], []], `${lpk}`);
     assert.match(lpk.stderr, /^lpk: there is no Service "wep"/m, `${lpk}`);
   });
-});
-
-describe('a right that is missing is named, and nothing is changed', { concurrency: 4 }, () => {
-  /** All that it takes to serve a StatefulSet behind a Service: README, "Rights it needs". */
-  const rights: [group: string, resource: string, verbs: string[]][] = [
-    ['apps', 'statefulsets', ['get', 'list', 'watch', 'patch']],
-    ['', 'services', ['get']],
-    ['', 'pods', ['list', 'watch', 'delete']],
-    ['', 'configmaps', ['create', 'delete']],
-    ['', 'secrets', ['create', 'delete']],
-    ['', 'pods/proxy', ['get']],
-  ];
-  const missing = rights.flatMap(([group, resource, verbs]) => verbs.map((verb) => ({ group, resource, verb })));
-
-  for (const { group, resource, verb } of missing) {
-    test(`${verb} ${resource}`, async () => {
-      const name = `without-${verb}-${resource.replace('/', '-')}`;
-      const file = path.join(dir, name);
-      await userKubeconfig(file, name);
-      const rules = rights.map(([apiGroup, resources, verbs]) => ({
-        apiGroups: [apiGroup],
-        resources: [resources],
-        verbs: verbs.filter((each) => resources !== resource || each !== verb),
-      }));
-      const role = { apiGroup: 'rbac.authorization.k8s.io', kind: 'Role', name };
-      const meta = { apiVersion: 'rbac.authorization.k8s.io/v1', metadata: { name } };
-      await shop.deploy(
-        { ...meta, kind: 'Role', rules: rules.filter(({ verbs }) => verbs.length > 0) },
-        { ...meta, kind: 'RoleBinding', roleRef: role, subjects: [{ kind: 'User', name }] },
-      );
-      const before = await scene();
-      const lpk = shop.lpk('connect', 'db', '--kubeconfig', file);
-      const named = `${resource}${group ? `.${group}` : ''}`;
-      const inWords = `user "${name}" lacks rights in namespace ${shop.namespace} to .*: .*\\b${verb} .*\\b${named}`;
-      const byServer = `${named} .* is forbidden: User "${name}" cannot ${verb} resource "${resource}" in API group "${group}"`;
-      await assertFails(lpk, { code: 'forbidden', says: new RegExp(`^lpk: (${inWords}|${byServer})`) });
-      assert.deepEqual(await scene(), before, `${lpk}`);
-    });
-  }
 });
 
 describe('a workload that can’t roll out is put back', { concurrency: 2 }, () => {

@@ -15,6 +15,7 @@ class Scene {
   readonly renewedAt: number[] = [];
   readonly ended: (Person | undefined)[] = [];
   unwatched = 0;
+  refused = false;
   readonly keeper: LeaseKeeper;
 
   constructor(options: Partial<LeaseKeeperOptions> = {}) {
@@ -27,7 +28,10 @@ class Scene {
         return this.lease;
       },
       ended: (by) => this.ended.push(by),
-      unwatched: () => this.unwatched++,
+      unwatched: async (late) => {
+        if (late || this.refused) this.unwatched++;
+        return late || this.refused;
+      },
       nowMs: () => this.nowMs,
       ...options,
     });
@@ -119,6 +123,13 @@ test('says once that no restorer watches, when it had time to start', async () =
   assert.equal(scene.unwatched, 0);
   await scene.pass(60);
   assert.equal(scene.unwatched, 1);
+
+  const refused = new Scene();
+  refused.lease = { metadata: {} };
+  await refused.pass(5);
+  refused.refused = true;
+  await refused.pass(100);
+  assert.equal(refused.unwatched, 1, 'at once where its pod is refused');
 
   const without = new Scene({ restorer: false });
   without.lease = { metadata: {} };

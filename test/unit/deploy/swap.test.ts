@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { START_SCRIPT, sessionOfPod } from '../../../agent/deploy/agent-container.ts';
-import { planSwap } from '../../../agent/deploy/swap.ts';
+import { assignedUser, planSwap } from '../../../agent/deploy/swap.ts';
 import { planRestore } from '../../../agent/restore/plan.ts';
 import { SESSION_ANNOTATION, sessionOf } from '../../../agent/restore/record.ts';
 import { applyPatch, madeUpWorkload, random } from './workloads.ts';
@@ -286,4 +286,38 @@ test('an agent whose record somebody removed is not taken for the workload’s o
 
 test('a container that is not there any more', () => {
   assert.throws(() => planSwap(simple(), 'api', AGENT, HOLDER), { code: 'not-found', message: /"api"/ });
+});
+
+test('limits that are too small for the agent are raised, also those that a LimitRange fills in; the restore puts them back', () => {
+  const limitsOf = (workload: Json) => [webOf(workload).resources?.limits, podOf(workload).resources?.limits];
+  const admitted = (limits: object) => ({
+    ...AGENT,
+    admitted: { containers: [{ name: 'web', resources: { limits } }] },
+  });
+  const rows: [workload: Json, agent: object, limits: Json[]][] = [
+    [simple(), AGENT, [undefined, undefined]],
+    [simple({ resources: { limits: { memory: '1Gi', cpu: 1 } } }), AGENT, [{ memory: '1Gi', cpu: 1 }, undefined]],
+    [simple({ resources: { limits: { memory: '16Mi' } } }), AGENT, [{ memory: '64Mi' }, undefined]],
+    [simple({}, { resources: { limits: { cpu: '10m' } } }), AGENT, [undefined, { cpu: '200m' }]],
+    [simple(), admitted({ memory: '32Mi', cpu: '2' }), [{ memory: '64Mi' }, undefined]],
+    [simple({ resources: { limits: { memory: '2Gi' } } }), admitted({ memory: '2Gi' }), [{ memory: '2Gi' }, undefined]],
+  ];
+  for (const [workload, agent, limits] of rows) {
+    const held = swapped(workload, 'web', agent as typeof AGENT);
+    assert.deepEqual(limitsOf(held), limits);
+    assert.deepEqual(restored(held), workload);
+  }
+});
+
+test('where root is not allowed the agent is the image’s own user, unless admission assigns one', () => {
+  const workload = simple({ securityContext: { runAsNonRoot: true } });
+  const userOf = (admitted: object | undefined, of = workload) =>
+    webOf(swapped(of, 'web', { ...AGENT, admitted } as typeof AGENT)).securityContext.runAsUser;
+  assert.equal(userOf(undefined), 1000);
+  assert.equal(userOf({ containers: [{ name: 'web' }] }), 1000);
+  assert.equal(userOf({ containers: [{ name: 'web', securityContext: { runAsUser: 1_000_650_000 } }] }), undefined);
+  assert.equal(userOf({ containers: [{ name: 'web' }], securityContext: { runAsUser: 7 } }), undefined);
+  assert.equal(assignedUser(workload, 'web', { containers: [], securityContext: { runAsUser: 7 } }), 7);
+  const own = simple({ securityContext: { runAsNonRoot: true, runAsUser: 9 } });
+  assert.equal(assignedUser(own, 'web', { containers: [], securityContext: { runAsUser: 9 } }), undefined);
 });

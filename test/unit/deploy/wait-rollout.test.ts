@@ -72,6 +72,19 @@ test('a deadline that was exceeded before is not this rollout’s', async () => 
   await assert.rejects(again.waiting, { code: 'rollout-failed' });
 });
 
+test('refused pods are waited for again when room was made', async () => {
+  const asked = Promise.withResolvers<void>();
+  const makeRoom = async () => {
+    asked.resolve();
+    return true;
+  };
+  const rollout = follow('deployment', { makeRoom });
+  rollout.show(told({ ...waits, conditions: [refused] }));
+  await asked.promise;
+  rollout.show(told(done));
+  await rollout.waiting;
+});
+
 test('refused pods are the end; of one who is patient, a word for each reason', async () => {
   const failing = follow('deployment', {});
   failing.show(told({ ...waits, conditions: [refused] }));

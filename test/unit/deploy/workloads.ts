@@ -53,7 +53,13 @@ function container(name: string, r: Random): Json {
     ...maybe({ livenessProbe: probe(r) }),
     ...maybe({ readinessProbe: probe(r) }),
     ...maybe({ startupProbe: probe(r) }),
-    ...maybe({ resources: { limits: { memory: '64Mi' } } }),
+    ...maybe({
+      resources: pick([
+        {},
+        { limits: { memory: '64Mi' } },
+        { limits: { memory: '16Mi', cpu: '10m' }, requests: { cpu: '10m' } },
+      ]),
+    }),
     ...maybe({ volumeMounts: pick([[], [{ name: 'data', mountPath: '/data' }]]) }),
     ...maybe({
       securityContext: pick([
