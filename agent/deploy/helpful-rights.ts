@@ -64,12 +64,13 @@ function toForget(kind: WorkloadKind): Help {
   return help('the agent stays in the workload’s history', ['list', 'delete'], revisions);
 }
 
-/** Nobody can grant what they lack. */
+/** What the restorer is granted for it, one must have: to delete revisions, which is asked for above, and to read them. */
 function toLetForget(kind: WorkloadKind): Help {
-  const revisions = { group: 'apps', resource: revisionsOf(kind) };
-  const without = 'a restorer leaves the agent in the workload’s history, until lpk restore';
-  const { rights } = help(without, ['get', 'delete'], revisions);
-  return { without, rights: [{ verb: 'patch', group: 'rbac.authorization.k8s.io', resource: 'roles' }, ...rights] };
+  const rights: Right[] = [
+    { verb: 'patch', group: 'rbac.authorization.k8s.io', resource: 'roles' },
+    { verb: 'get', group: 'apps', resource: revisionsOf(kind) },
+  ];
+  return { without: 'a restorer leaves the agent in the workload’s history, until lpk restore', rights };
 }
 
 function help(without: string, verbs: string[], of: Omit<Right, 'verb'>): Help {
