@@ -10,6 +10,7 @@ import {
   rightsToServe,
   transportsAllowed,
 } from '../agent/deploy/preflight.ts';
+import { rightsToLease, rightsToRestorer } from '../agent/deploy/restorer.ts';
 import { workloadRef } from '../agent/deploy/workload.ts';
 import { LpkError } from '../agent/wire/errors.ts';
 import { hostResolvers, systemDnsFacts, systemDnsWay } from '../dns/system.ts';
@@ -144,10 +145,12 @@ async function* cluster(options: ClusterOptions, output: Output): AsyncGenerator
       remedy: HINTS.forbidden,
     };
     const any = { ...workloadRef('deployment', opened.namespace, ''), workload: { spec: {} } };
-    for (const [what, rights] of [
+    const all: [string, Right[]][] = [
       ['lpk proxy, lpk run', rightsToProxy()],
       ['lpk connect to a Deployment', rightsToServe(any).map(({ name: _, ...right }) => right)],
-    ] as const) {
+      ['the restorer of lpk connect', [...rightsToLease(), ...rightsToRestorer(any)]],
+    ];
+    for (const [what, rights] of all) {
       const missing = await missingRights(opened, rights);
       const text =
         missing.length > 0 ? `missing in ${opened.namespace}: ${missing.map(inWords).join(', ')}` : 'all there';

@@ -41,6 +41,7 @@ test('for people: a line for each thing, and what to do where there is something
     /^✔ way to a pod: proxy, then port-forward$/,
     /^✔ rights for lpk proxy, lpk run: all there$/,
     /^✔ rights for lpk connect to a Deployment: all there$/,
+    /^✔ rights for the restorer of lpk connect: all there$/,
   ];
   const found = expected.map((pattern) => lines.findIndex((line) => pattern.test(line)));
   assert.deepEqual(
@@ -61,6 +62,8 @@ test('for programs: one object a line', async () => {
     ...['Node.js', 'system', 'capture without root (seccomp)', `${userNamespaces.ok ? '' : 'not '}user namespaces`],
     ...['not TUN device (--tun)', 'resolver', 'cluster', 'way to a pod'],
     ...['rights for lpk proxy, lpk run', 'rights for lpk connect to a Deployment'],
+    'rights for the restorer of lpk connect',
+    'rights for the restorer of lpk connect',
   ]);
 });
 
