@@ -67,7 +67,11 @@ async function isAllowed(cluster: Cluster, { verb, group = '', resource, subreso
     spec: { resourceAttributes },
   };
   const path = '/apis/authorization.k8s.io/v1/selfsubjectaccessreviews';
-  const review = await cluster.request('POST', path, { body });
+  const review = await cluster.request('POST', path, { body }).catch((error: unknown) => {
+    // Who may not even ask (which everybody may, unless it was taken from them) finds out by trying.
+    if (error instanceof LpkError && error.code === 'forbidden') return { status: { allowed: true } };
+    throw error;
+  });
   return review.status?.allowed === true;
 }
 
