@@ -35,6 +35,8 @@ export type AttachmentOptions = {
 export type AttachmentEvents = LinkEvents & {
   /** A pod runs by this revision of the workload; see `PodEvent`. */
   revision: [string];
+  /** The names of all pods of the session, running or not, are others. */
+  named: [string[]];
   /** A connection came for this port, where nothing listens. */
   refused: [{ laptopPort: number }];
   /** Something began or ceased to listen at one of the laptop's ports. */
@@ -153,7 +155,8 @@ export class Attachment extends EventEmitter<AttachmentEvents> {
   async #run(): Promise<void> {
     const { cluster, target, session } = this.#options;
     await this.#listening.start();
-    for await (const event of watchPods(cluster, target, session, this.#stop.signal)) this.#podEvent(event);
+    const named = (pods: string[]) => void this.emit('named', pods);
+    for await (const event of watchPods(cluster, target, session, this.#stop.signal, named)) this.#podEvent(event);
   }
 
   #podEvent(event: PodEvent): void {

@@ -28,6 +28,8 @@ export type ConnectOptions = ClusterOptions & {
   target: string;
   ports: PortMapping[];
   container: string | undefined;
+  /** Of the workload's pods only one is served. */
+  one: boolean;
   transport: 'auto' | 'proxy' | 'port-forward';
   agentImage: string;
   /** 0: any free one. */
@@ -78,7 +80,7 @@ export const connectVerb: Verb = {
       environmentOptions(volumesOptions(words))
         .positional('target', {
           type: 'string',
-          describe: 'SERVICE, deployment/NAME, statefulset/NAME, daemonset/NAME or pod/NAME',
+          describe: 'SERVICE, deployment/NAME, statefulset/NAME, daemonset/NAME, replicaset/NAME or pod/NAME',
         })
         .option('port', {
           alias: 'p',
@@ -92,6 +94,11 @@ export const connectVerb: Verb = {
           describe: 'Stop your own programs that listen on the ports needed here',
         })
         .option('container', { string: true, requiresArg: true, describe: 'Which container, when the pod has several' })
+        .option('replicas', {
+          string: true,
+          requiresArg: true,
+          describe: 'all (default), or one: the others stay (of a Deployment: one more pod beside them)',
+        })
         .option('proxy-port', {
           string: true,
           requiresArg: true,
@@ -183,6 +190,7 @@ export function readConnectOptions(words: Words, command: string[] | undefined):
     target,
     ports,
     container: readText(words, 'container'),
+    one: readChoice(words, 'replicas', ['all', 'one'] as const, 'all') === 'one',
     transport: readChoice(words, 'transport', TRANSPORTS, 'auto'),
     readiness: readChoice(words, 'readiness', READINESS, 'listening'),
     agentImage: readText(words, 'agent-image') ?? DEFAULT_AGENT_IMAGE,

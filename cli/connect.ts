@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto';
 import v8 from 'node:v8';
 import { agentPorts, newSessionId } from '../agent/deploy/agent-container.ts';
 import { restore, swapIn } from '../agent/deploy/apply.ts';
+import { heldTarget } from '../agent/deploy/beside.ts';
 import { agentBundle } from '../agent/deploy/bundle.ts';
 import { containerEnvironment } from '../agent/deploy/container-environment.ts';
 import { findTarget, parseTarget, type Target } from '../agent/deploy/find.ts';
@@ -11,7 +12,8 @@ import type { Cluster } from '../agent/deploy/kube.ts';
 import { preflight } from '../agent/deploy/preflight.ts';
 import { clusterNetwork } from '../agent/deploy/ranges.ts';
 import { rolloutState, waitRollout } from '../agent/deploy/rollout.ts';
-import { workloadName } from '../agent/deploy/workload.ts';
+import { whichPods, workloadName } from '../agent/deploy/workload.ts';
+import { hasHistory } from '../agent/restore/history.ts';
 import type { LpkError } from '../agent/wire/errors.ts';
 import { KEY_BYTES } from '../agent/wire/protocol.ts';
 import type { Readiness } from '../agent/wire/readiness.ts';
@@ -37,7 +39,7 @@ import { planReadiness } from './readiness.ts';
 import { RolloutBeside } from './rollout-beside.ts';
 import { SelfTest } from './self-test.ts';
 import { openSessionControl, sessionStatus } from './session-control.ts';
-import { giveUpRestorer, keepLease, planGuard, sayWithout, tellRestorer, whyEnded } from './session-guard.ts';
+import { giveUpRestorer, keepLease, planGuard, podNamer, sayWithout, tellRestorer, whyEnded } from './session-guard.ts';
 import { noteSession } from './sessions-here.ts';
 import { freePorts } from './taken-ports.ts';
 import { Undo } from './undo.ts';
@@ -70,18 +72,22 @@ export async function connect(options: ConnectOptions, output: Output): Promise<
       undo.add('close the connections to the cluster', async () => cluster.close());
       void offerRestore(cluster, output);
       const finding = output.step(`finding ${options.target} in ${cluster.namespace} (${cluster.context})`, 'find');
-      const find = () => findTarget(cluster, parseTarget(options.target), { container: options.container });
+      const { container, one } = options;
+      const find = () => findTarget(cluster, parseTarget(options.target), { container, one });
       const found = await find().catch(failing(finding));
       const room = await makeRoom(cluster, found, options.whenHeld, { output, signal: leave.signal });
-      const target = room ? await find().catch(failing(finding)) : found;
+      const sessionId = newSessionId();
+      const asked = room ? await find().catch(failing(finding)) : found;
+      const target = heldTarget(asked, sessionId);
       const name = workloadName(target);
       remedy = `lpk restore ${name} -n ${target.namespace}`;
       const ports = mapPorts(options.ports, target);
       const { readiness, awaitedPorts, instead } = planReadiness(options.readiness, target, ports);
-      finding.done(`${name}, container ${target.container}, in ${target.namespace}`, {
-        workload: name,
-        container: target.container,
-      });
+      const part = whichPods(asked, one);
+      finding.done(
+        `${workloadName(asked)}, container ${target.container}, in ${target.namespace}${part ? `: ${part}` : ''}`,
+        { workload: name, container: target.container },
+      );
       if (instead) output.say(`readiness: listening, as ${instead}`, 'readiness', { readiness: 'listening' });
 
       // Without a command, who listens there is the program that the calls are meant for.
@@ -94,11 +100,13 @@ export async function connect(options: ConnectOptions, output: Output): Promise<
       undo.add('close the proxy', () => door.close());
 
       // The image's own variables go with its container, and with it the only way to read them.
-      const image = options.command ? await containerEnvironment(cluster, target) : undefined;
+      const image = options.command ? await containerEnvironment(cluster, asked) : undefined;
       const attachment = await swap({
         options,
         cluster,
+        asked,
         target,
+        sessionId,
         ports,
         readiness,
         route,
@@ -170,7 +178,10 @@ export async function connect(options: ConnectOptions, output: Output): Promise<
 type Swap = {
   options: ConnectOptions;
   cluster: Cluster;
+  /** What the person named, and what of it the session holds. */
+  asked: Target;
   target: Target;
+  sessionId: string;
   ports: Map<number, number>;
   readiness: Readiness;
   route: Route;
@@ -184,7 +195,9 @@ type Swap = {
 export async function swap({
   options,
   cluster,
+  asked,
   target,
+  sessionId,
   ports,
   readiness,
   route,
@@ -194,7 +207,13 @@ export async function swap({
   signal,
 }: Swap): Promise<Attachment> {
   const name = workloadName(target);
-  const swapping = output.step(`swapping container ${target.container} of ${name} for the agent`, 'swap');
+  const doing = target.beside
+    ? { now: `adding ${name} beside ${workloadName(asked)}`, done: `${name} added beside ${workloadName(asked)}` }
+    : {
+        now: `swapping container ${target.container} of ${name}`,
+        done: `container ${target.container} of ${name} swapped`,
+      };
+  const swapping = output.step(`${doing.now} for the agent`, 'swap');
   const [{ transports }, guard] = await Promise.all([
     preflight(cluster, target, options.transport),
     planGuard(cluster, target, options),
@@ -210,7 +229,7 @@ export async function swap({
   output.hide([key.toString('hex'), key.toString('base64')]);
   const spec = {
     ...agentPorts(target.hostNetwork),
-    session: newSessionId(),
+    session: sessionId,
     listen: chosen[0] === 'proxy' ? ('pod' as const) : ('loopback' as const),
     // What the restorer takes back holds nothing any longer.
     holdMs: restorer ? Math.min(options.holdMs, silenceMs) : options.holdMs,
@@ -240,7 +259,7 @@ export async function swap({
   const forget = noteSession(spec.session);
   undo.add('forget the session', async () => forget());
   undo.add('stop renewing the Lease', async () => keeper?.stop()); // after the restore, which may take a while
-  const swapped = whenFree(cluster, target, { ...options, output, signal }, () => swapIn(cluster, target, spec));
+  const swapped = whenFree(cluster, asked, { ...options, output, signal }, () => swapIn(cluster, target, spec));
   undo.add(
     `restore ${name}`,
     async () => {
@@ -252,10 +271,12 @@ export async function swap({
   );
   const { refused, raised = [] } = await swapped.catch(failing(swapping));
   if (guard.lease) keeper = keepLease({ ...guarded, check: () => attachment.check() });
-  swapping.done(`container ${target.container} of ${name} swapped`, { session: spec.session });
+  swapping.done(doing.done, { session: spec.session });
   const without = refused?.message ?? guard.missing;
   if (options.restorer && without) sayWithout(output, without, remedy);
-  else if (restorer) attachment.on('revision', tellRestorer(guarded));
+  else if (restorer && hasHistory(target.kind)) attachment.on('revision', tellRestorer(guarded));
+  const namer = without ? undefined : podNamer(guarded);
+  if (namer) attachment.on('named', namer);
   if (raised.length > 0) {
     const limits = raised.map(({ resource, was, now }) => `${resource} ${was} → ${now}`).join(', ');
     const text = `limits of container ${target.container} raised for this session: ${limits}`;
@@ -290,6 +311,7 @@ async function putBack(
     restored: `${name} restored${wait && !ranBefore ? '; not all its pods ran before, so they are not waited for' : ''}`,
     'not-held': `${name} was restored already`,
     'held-by-another': `${name} is somebody else's by now and was left alone`,
+    removed: `${name} removed`,
     gone: `${name} was deleted meanwhile; nothing to restore`,
   }[workload];
   step.done(outcome, { outcome: workload, kept });
@@ -323,7 +345,7 @@ function announce(given: {
   output.say(
     `use it with any program: export ALL_PROXY=http://${proxy} HTTP_PROXY=http://${proxy} HTTPS_PROXY=http://${proxy}`,
   );
-  output.say(`Ctrl-C leaves and puts ${name} back`);
+  output.say(`Ctrl-C leaves and ${target.beside ? `removes ${name}` : `puts ${name} back`}`);
 }
 
 /** The command's way into the cluster: by the pods whose place it takes. */

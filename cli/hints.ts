@@ -28,10 +28,12 @@ export const HINTS: Record<ErrorCode, string> = {
   forbidden: 'ask an administrator of the cluster for that right; README, “Rights it needs”, lists them all',
   'not-found': 'check the name and the namespace (-n); `kubectl get services,deployments,statefulsets -A` lists them',
   'no-selector': 'name the workload instead of the Service: deployment/NAME, statefulset/NAME, daemonset/NAME',
-  'no-workload': 'name the workload instead: deployment/NAME, statefulset/NAME, daemonset/NAME or pod/NAME',
+  'no-workload':
+    'name the workload instead: deployment/NAME, statefulset/NAME, daemonset/NAME, replicaset/NAME or pod/NAME',
   'ambiguous-workload': 'name the one you mean: deployment/NAME, statefulset/NAME or daemonset/NAME',
   'ambiguous-container': 'name the one you mean with --container',
-  'unsupported-workload': 'use a Service, a Deployment, a StatefulSet, a DaemonSet or a Pod',
+  'unsupported-workload':
+    'name a workload that runs on; a program that only calls others needs no place: `lpk run -- COMMAND`',
   'no-replicas': 'scale it to at least one replica, then connect again',
   'already-held':
     'ask its owner; --wait waits until it is free, --take-over takes it from them, and their lpk says who did',

@@ -70,6 +70,7 @@ async function untilFree(cluster: Cluster, target: Target, signal: AbortSignal):
   const query = { fieldSelector: `metadata.name=${name}` };
   for await (const workloads of cluster.follow(listPath(kind, namespace), { query, signal })) {
     const [workload] = workloads.values() as Iterable<Json | undefined>;
+    if (!workload && kind === 'pod') continue; // it is about to be made anew
     if (!workload) throw new LpkError('not-found', `${workloadName(target)} was deleted`);
     if (!sessionOf(workload)) return;
   }

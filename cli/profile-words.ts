@@ -22,6 +22,7 @@ export function profileLine(profile: Profile, path: string): Line {
       namespace: profile.namespace,
       kubeconfig: from(profile.kubeconfig),
       container: profile.container,
+      replicas: profile.replicas,
       port: profile.ports?.map(String),
       'free-ports': profile.freePorts,
       env,

@@ -17,6 +17,7 @@ export type Profile = {
   namespace?: string;
   kubeconfig?: string;
   container?: string;
+  replicas?: string;
   ports?: (string | number)[];
   freePorts?: boolean;
   command?: string | string[];

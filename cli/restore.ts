@@ -64,20 +64,42 @@ async function restoreTarget(
   options: RestoreOptions,
   around: Surroundings,
 ): Promise<number> {
-  const workload = await findWorkload(cluster, parseTarget(target));
-  await checkRights(cluster, workload, options, around);
-  const outcome = await restoreWorkload(cluster, workload);
-  if (outcome.workload === 'restored') tellRestored(workload, outcome, around);
   // Who may not list sessions can still restore one; what is left over then stays for somebody who may.
   const sessions = await findSessions(cluster).catch((error: unknown) => {
     if (error instanceof LpkError && error.code === 'forbidden') return [];
     throw error;
   });
+  const ref = parseTarget(target);
+  // A pod's session goes on without the pod, and whoever made another of its name.
+  const lasting = sessions.find(
+    ({ workload }) => ref.kind === 'pod' && workload?.kind === 'pod' && workload.name === ref.name,
+  );
+  const workload = lasting?.workload ?? (await findWorkload(cluster, ref));
+  await checkRights(cluster, workload, options, around);
+  const outcome = await restoreWorkload(cluster, { ...workload, ...(lasting ? { session: lasting.id } : {}) });
+  const undone = isUndone(outcome);
+  if (undone) tellRestored(workload, { session: lasting?.record, ...outcome }, around);
   const removed = await removeOrphans(cluster, sessions, around);
-  const forgotten = outcome.workload === 'restored' ? 0 : await forget(cluster, workload, around);
-  if (outcome.workload !== 'restored' && removed + forgotten === 0) {
-    const message = `${workloadName(workload)} in namespace ${workload.namespace} is not held by any session: nothing to restore`;
-    throw new LpkError('not-found', message);
+  const forgotten = undone ? 0 : await forget(cluster, workload, around);
+  const name = workloadName(workload);
+  const fields = { workload: name, namespace: workload.namespace };
+  const { deleted = [] } = outcome;
+  if (!undone && lasting) {
+    around.output.result(
+      `${name} is another by now and was left alone; removed what session ${lasting.id} left`,
+      'removed',
+      fields,
+    );
+  } else if (!undone && deleted.length > 0) {
+    around.output.result(`deleted agents' pods that ${name} had kept: ${deleted.join(', ')}`, 'removed', {
+      ...fields,
+      pods: deleted,
+    });
+  } else if (!undone && removed + forgotten === 0) {
+    throw new LpkError(
+      'not-found',
+      `${name} in namespace ${workload.namespace} is not held by any session: nothing to restore`,
+    );
   }
   if (outcome.workload === 'restored' && options.wait) await waitFor(cluster, workload, around);
   return 0;
@@ -85,8 +107,11 @@ async function restoreTarget(
 
 /** Before anything is changed. LpkError `forbidden`, what requests throw. */
 async function checkRights(cluster: Cluster, ref: WorkloadRef, { wait }: RestoreOptions, { output }: Surroundings) {
-  const workload = await readWorkload(cluster, ref);
-  if (!sessionOf(workload)) return;
+  const workload = await readWorkload(cluster, ref).catch((error: unknown) => {
+    if (ref.kind === 'pod' && error instanceof LpkError && error.code === 'not-found') return undefined;
+    throw error;
+  });
+  if (!workload || !sessionOf(workload)) return;
   const there = { ...cluster, namespace: ref.namespace };
   await preflightRestore(there, { ...ref, workload }, { wait });
   await sayGoesWithout(there, helpsToRestore(ref.kind), output);
@@ -95,7 +120,7 @@ async function checkRights(cluster: Cluster, ref: WorkloadRef, { wait }: Restore
 async function restoreAll(cluster: Cluster, options: RestoreOptions, around: Surroundings): Promise<number> {
   const { output, me } = around;
   const sessions = await findSessions(cluster, { allNamespaces: options.allNamespaces });
-  const restored: WorkloadRef[] = [];
+  const undone: { workload: WorkloadRef; waits: boolean }[] = [];
   let failures = 0;
   let others = 0;
   for (const { id, workload, record } of sessions) {
@@ -109,9 +134,9 @@ async function restoreAll(cluster: Cluster, options: RestoreOptions, around: Sur
     try {
       await checkRights(cluster, workload, options, around);
       const outcome = await restoreWorkload(cluster, { ...workload, session: id });
-      if (outcome.workload !== 'restored') continue; // somebody was quicker
-      tellRestored(workload, outcome, around);
-      restored.push(workload);
+      if (!isUndone(outcome)) continue; // somebody was quicker
+      tellRestored(workload, { session: record, ...outcome }, around);
+      undone.push({ workload, waits: outcome.workload === 'restored' });
     } catch (error) {
       failures++;
       output.fail(error);
@@ -122,17 +147,17 @@ async function restoreAll(cluster: Cluster, options: RestoreOptions, around: Sur
   let forgotten = 0;
   // Of sessions that a restorer ended, which may not look for what it has no name of.
   for (const workload of await withAgentsInHistory(cluster, options)) {
-    if (!restored.some(({ apiPath }) => apiPath === workload.apiPath))
+    if (!undone.some(({ workload: { apiPath } }) => apiPath === workload.apiPath))
       forgotten += await forget(cluster, workload, around);
   }
-  if (restored.length + removed + forgotten + failures === 0) {
+  if (undone.length + removed + forgotten + failures === 0) {
     const where = options.allNamespaces ? 'in any namespace' : `in namespace ${cluster.namespace}`;
     output.result(`nothing ${others > 0 ? 'of yours ' : ''}to restore ${where}`, 'nothing', {
       namespace: cluster.namespace,
     });
   }
   if (options.wait) {
-    for (const workload of restored) {
+    for (const { workload } of undone.filter(({ waits }) => waits)) {
       try {
         await waitFor(cluster, workload, around);
       } catch (error) {
@@ -208,6 +233,10 @@ async function runningSessions(): Promise<string[]> {
   return running.map(({ status }) => status.session);
 }
 
+function isUndone({ workload }: RestoreOutcome): boolean {
+  return workload === 'restored' || workload === 'removed';
+}
+
 function tellRestored(workload: WorkloadRef, outcome: RestoreOutcome, { output, me }: Surroundings): void {
   const name = workloadName(workload);
   const session = outcome.session as NonNullable<RestoreOutcome['session']>;
@@ -215,7 +244,7 @@ function tellRestored(workload: WorkloadRef, outcome: RestoreOutcome, { output, 
   const whose = owner === me.owner && host === me.host ? 'your session' : `the session of ${owner} on ${host}`;
   const fields = { workload: name, namespace: workload.namespace, owner, host, since, kept: outcome.kept };
   output.result(
-    `restored ${name} in namespace ${workload.namespace}: ${whose} since ${readable(since)}`,
+    `${outcome.workload} ${name} in namespace ${workload.namespace}: ${whose} since ${readable(since)}`,
     'restored',
     fields,
   );

@@ -3,11 +3,13 @@ import type { Cluster } from '../agent/deploy/kube.ts';
 import { describeRights, missingRights } from '../agent/deploy/preflight.ts';
 import {
   type LeaseSpec,
+  namePods,
   noteRevisions,
   removeRestorerPod,
   renewLease,
   restorerRefusal,
   rightsToLease,
+  rightsToNamePods,
   rightsToRestorer,
 } from '../agent/deploy/restorer.ts';
 import { workloadName } from '../agent/deploy/workload.ts';
@@ -98,6 +100,31 @@ export async function giveUpRestorer(given: Omit<Guarded, 'check'>, keeper: Leas
   keeper?.goAlone();
   sayWithout(output, 'its pod had the room that there is for the agent', remedy);
   return true;
+}
+
+/**
+ * Of a workload whose pods follow only when they are deleted: names them to the restorer as they come. @returns to be told
+ * them; undefined where the restorer knows all beforehand, or there is none.
+ */
+export function podNamer(given: Omit<Guarded, 'check'>): ((pods: string[]) => void) | undefined {
+  const { cluster, target, session, restorer, remedy, output } = given;
+  if (!restorer || rightsToNamePods(target).length === 0) return undefined;
+  const known = new Set<string>();
+  let told = false;
+  let last = Promise.resolve();
+  return (pods) => {
+    const more = pods.filter((name) => !known.has(name));
+    for (const name of more) known.add(name);
+    // One after the other, so that the last names are those that stay.
+    last = last
+      .then(() => namePods(cluster, target, session, { pods, more }))
+      .catch((error: LpkError) => {
+        if (told || error.code === 'not-found') return; // the session is over
+        told = true;
+        const what = `the restorer would put ${workloadName(target)} back, but not delete its agents' pods`;
+        output.warn(`${what} (${error.message}); \`${remedy}\` does both`, 'no-pod-names');
+      });
+  };
 }
 
 /** One line: there is no restorer, and what that means. */

@@ -1,3 +1,4 @@
+import { newSessionId } from '../agent/deploy/agent-container.ts';
 import type { Target } from '../agent/deploy/find.ts';
 import type { Cluster } from '../agent/deploy/kube.ts';
 import { workloadName } from '../agent/deploy/workload.ts';
@@ -32,7 +33,16 @@ export async function shortSession(
       const [ports, route] = [new Map<number, number>(), new Route()];
       const { readiness, awaitedPorts } = planReadiness(options.readiness, target, ports);
       const given = { cluster, target, output, undo, signal };
-      const attachment = await swap({ ...given, options, ports, readiness, route, remedy });
+      const attachment = await swap({
+        ...given,
+        asked: target,
+        sessionId: newSessionId(),
+        options,
+        ports,
+        readiness,
+        route,
+        remedy,
+      });
       tellLinks(attachment, output);
       const rollout = new RolloutBeside({ ...given, attachment, awaitedPorts, isProbed: false });
       told(await (await rollout.begun()).request('environment'));

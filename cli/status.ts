@@ -66,7 +66,8 @@ function tellSession(session: FoundSession, { output, me, here, nowMs }: StatusS
   const silentForMs = lease && nowMs - Date.parse(lease.renewedAt);
   const state = stateOf(session, here, silentForMs);
   const mine = whose !== undefined && whose.owner === me.owner && whose.host === me.host;
-  const what = workload ? workloadName(workload) : proxy ? 'a proxy' : `objects of session ${id}`;
+  const beside = record?.beside ? ` beside ${record.beside}` : '';
+  const what = workload ? `${workloadName(workload)}${beside}` : proxy ? 'a proxy' : `objects of session ${id}`;
   const holder = whose
     ? `${whose.owner} on ${whose.host}${mine ? ' (you)' : ''} since ${readableTime(whose.since)}`
     : `made ${readableTime(createdAt ?? '')}`;
@@ -77,6 +78,7 @@ function tellSession(session: FoundSession, { output, me, here, nowMs }: StatusS
     session: id,
     namespace,
     workload: workload && workloadName(workload),
+    beside: record?.beside,
     kind: workload ? 'connect' : proxy ? 'proxy' : undefined,
     owner: whose?.owner,
     host: whose?.host,

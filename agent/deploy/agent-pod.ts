@@ -122,7 +122,7 @@ async function deletePod(cluster: Cluster, namespace: string, session: string, o
 export function watchAgentPod(cluster: Cluster, session: string, signal: AbortSignal): AsyncGenerator<PodEvent> {
   const target = {
     namespace: cluster.namespace,
-    selector: `${SESSION_LABEL}=${session}`,
+    podQuery: { labelSelector: `${SESSION_LABEL}=${session}` },
     container: AGENT_CONTAINER,
   };
   return watchPods(cluster, target, session, signal);

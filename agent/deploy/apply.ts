@@ -1,7 +1,17 @@
 import { retryOnConflict, unlessGone } from '../restore/api.ts';
+import { following, indexInStatefulSet, partitionOf } from '../restore/follow.ts';
 import { leasesPath, silenceMs } from '../restore/lease.ts';
-import { type PodsOf, patch, putBack, type RestoreOutcome, unblock } from '../restore/put-back.ts';
-import { type Holder, heldError, type SessionRecord, sessionOf } from '../restore/record.ts';
+import { patch } from '../restore/patch.ts';
+import { manifestOf, readPod, SAVED_POD_KEY, type SavedPod, savedPath } from '../restore/pod.ts';
+import { type PodsOf, putBack, type RestoreOutcome, unblock } from '../restore/put-back.ts';
+import {
+  type Holder,
+  heldError,
+  POD_ANNOTATION,
+  type PodRecord,
+  type SessionRecord,
+  sessionOf,
+} from '../restore/record.ts';
 import { LpkError } from '../wire/errors.ts';
 import {
   AGENT_IMAGE,
@@ -13,18 +23,23 @@ import {
   sessionOfPod,
 } from './agent-container.ts';
 import { type ProxyRecord, proxyRecord, removeAgentPod } from './agent-pod.ts';
+import { agentsPod, claimPod, replacePod } from './bare-pod.ts';
+import { besidePod } from './beside.ts';
 import type { Target } from './find.ts';
 import type { Cluster, Json } from './kube.ts';
 import type { RaisedLimit } from './limits.ts';
 import { createLease, createRestorer, type LeaseSpec, type Owner, removeRestorer } from './restorer.ts';
 import { assignedUser, planSwap } from './swap.ts';
 import {
+  ALL_KINDS,
   assertServable,
+  isReady,
   listPath,
   readWorkload,
   selectorString,
-  WORKLOAD_KINDS,
+  type WorkloadKind,
   type WorkloadRef,
+  workloadName,
   workloadRef,
 } from './workload.ts';
 
@@ -49,6 +64,8 @@ export type SwapSpec = AgentConfig & {
 export type HeldWorkload = WorkloadRef & {
   uid: string;
   session: string;
+  /** Of a bare pod: it is this session's. */
+  claimed?: boolean;
   /** Why there is no Lease or no restorer although they were asked for: what the API server said. */
   refused?: LpkError;
   /** Of its container, while it is held. */
@@ -69,24 +86,44 @@ export async function swapIn(cluster: Cluster, target: Target, spec: SwapSpec): 
     ...target.containerPorts.map(({ port }) => port),
     ...target.servicePorts.map((each) => each.targetPort),
   ];
-  let workload = await readWorkload(cluster, target);
+  const on = target.beside ?? target;
+  let workload = await readWorkload(cluster, on);
   const admitted = await admittedSpec(cluster, workload);
-  const agent = { session, image, probePort, servedPorts: spec.servedPorts ?? served, readiness, admitted };
+  const agent = {
+    ...{ session, image, probePort, servedPorts: spec.servedPorts ?? served, readiness, admitted },
+    one: target.one,
+  };
   // Before anything is made: the usual refusals then leave nothing to undo.
-  assertServable(kind, workload);
-  planSwap(workload, target.container, agent, holder);
+  assertServable(on.kind, workload);
+  const { swapped, record: changes, raised } = planSwap(workload, target.container, agent, holder);
+  const record: SessionRecord = { ...changes, changed: [] }; // of a pod, which is made anew as a whole
+  const saved = kind === 'pod' && !target.beside ? savedPod(workload) : undefined;
   try {
     const refused = await createObjects(cluster, target, workload, {
       ...spec,
+      holder,
       user: assignedUser(workload, target.container, admitted),
+      ...(saved ? { saved } : {}),
     });
     if (refused) held.refused = refused;
+    if (kind === 'pod') held.raised = raised;
+    if (target.beside) {
+      const body = besidePod(workload, target.container, agent, holder);
+      await create(cluster, listPath('pod', namespace), body);
+      return held;
+    }
+    if (saved) {
+      await claimPod(cluster, target, saved, record);
+      held.claimed = true;
+      await replacePod(cluster, target, session, agentsPod(saved, swapped.spec.template.spec, record));
+      return held;
+    }
     await retryOnConflict(async () => {
       try {
         assertServable(kind, workload);
-        const { ops, raised } = planSwap(workload, target.container, agent, holder);
-        await patch(cluster, target, ops);
-        held.raised = raised;
+        const plan = planSwap(workload, target.container, agent, holder);
+        await patch(cluster, target, plan.ops);
+        held.raised = plan.raised;
       } catch (error) {
         workload = await readWorkload(cluster, target);
         const holding = sessionOf(workload);
@@ -96,8 +133,7 @@ export async function swapIn(cluster: Cluster, target: Target, spec: SwapSpec): 
         throw error;
       }
     });
-    // A workload that doesn't run is what people want to debug.
-    await unblock(cluster, target, podsOf(cluster, namespace), (pod) => !isReady(pod) && !sessionOfPod(pod.spec));
+    await unblock(cluster, target, podsOf(cluster, namespace), (pods, now) => podsToReplace(kind, pods, now));
     return held;
   } catch (error) {
     await undo(cluster, held, error);
@@ -105,10 +141,18 @@ export async function swapIn(cluster: Cluster, target: Target, spec: SwapSpec): 
   }
 }
 
+/** Of a name that is the session's alone: it is there because an earlier try's answer was lost. */
+async function create(cluster: Cluster, path: string, body: Json): Promise<void> {
+  await cluster.request('POST', path, { body }).catch((error: unknown) => {
+    if (!(error instanceof LpkError) || error.code !== 'conflict') throw error;
+  });
+}
+
 /** After a failed swap. That this fails too must not hide why the swap failed. */
 async function undo(cluster: Cluster, held: HeldWorkload, error: unknown): Promise<void> {
   try {
-    await restore(cluster, held);
+    if (await isUntouched(cluster, held)) await removeObjects(cluster, held.namespace, held.session);
+    else await restore(cluster, held);
   } catch (second) {
     const { kind, namespace, name, session } = held;
     const left = `${objectName(session)} may be left in namespace ${namespace}: run lpk restore ${kind}/${name}`;
@@ -117,41 +161,61 @@ async function undo(cluster: Cluster, held: HeldWorkload, error: unknown): Promi
   }
 }
 
+/** A pod that is not there may be in somebody else's hands, who is about to make it anew: unless it was ours it is theirs. */
+async function isUntouched(cluster: Cluster, held: HeldWorkload): Promise<boolean> {
+  if (held.kind !== 'pod' || held.claimed) return false;
+  const pod = await readPod(cluster, held);
+  return !pod || sessionOf(pod)?.id !== held.session;
+}
+
 /** @returns why it has to do without Lease or restorer, if it has to. */
 async function createObjects(
   cluster: Cluster,
-  ref: WorkloadRef,
+  target: Target,
   workload: Json,
-  spec: SwapSpec & { user: number | undefined },
+  spec: SwapSpec & { holder: Holder; user: number | undefined; saved?: SavedPod },
 ): Promise<LpkError | undefined> {
-  const { metadata } = workload;
-  let owner: Owner = { apiVersion: 'apps/v1', kind: workload.kind, name: metadata.name, uid: metadata.uid };
-  const { image, owner: person, host, servedPorts: _, lease, key, bundle, user, ...config } = spec;
+  const { namespace, name, uid } = workload.metadata;
+  const { image, owner: person, host, servedPorts: _, lease, key, bundle, holder, saved, user, ...config } = spec;
+  const base = `/api/v1/namespaces/${namespace}`;
+  let owner: Owner | undefined = { apiVersion: 'apps/v1', kind: workload.kind, name, uid };
   let refused: LpkError | undefined;
   const without = (error: unknown) => {
     // Without an answer nothing else would work either.
     if (!(error instanceof LpkError) || error.code === 'cluster-unreachable') throw error;
     refused = error;
   };
-  if (lease) {
-    const given = { session: spec.session, owner: person, host, silenceMs: lease.silenceMs };
-    const made = await createLease(cluster, workload, given).catch(without);
+  const objects = () => agentObjects({ config, key, bundle, ...(owner ? { owner } : {}) });
+  const withRecord = (configMap: Json) => {
+    if (target.kind === 'pod') configMap.metadata.annotations = { [POD_ANNOTATION]: podRecord(target, holder) };
+    return configMap;
+  };
+  if (saved) {
+    // What the pod was must outlive it, and so must all else: here the ConfigMap owns the Lease.
+    owner = undefined;
+    const { configMap } = objects();
+    configMap.data[SAVED_POD_KEY] = JSON.stringify(saved);
+    await create(cluster, `${base}/configmaps`, withRecord(configMap));
+    const made = await cluster.request('GET', savedPath(namespace, spec.session));
+    owner = { apiVersion: 'v1', kind: 'ConfigMap', name: made.metadata.name, uid: made.metadata.uid };
+  }
+  if (lease && owner) {
+    const given = { namespace, session: spec.session, silenceMs: lease.silenceMs, person, host, owner };
+    const made = await createLease(cluster, given).catch(without);
     if (made) owner = made;
   }
-  const { configMap, secret } = agentObjects({ config, key, bundle, owner });
-  const base = `/api/v1/namespaces/${metadata.namespace}`;
-  const create = (resource: string, body: Json) =>
-    cluster.request('POST', `${base}/${resource}`, { body }).catch((error: unknown) => {
-      // The name is ours alone: it is there because an earlier try's answer was lost.
-      if (!(error instanceof LpkError) || error.code !== 'conflict') throw error;
-    });
+  const { configMap, secret } = objects();
   const restorer = async () => {
-    if (!lease?.restorer || owner.kind !== 'Lease') return;
-    const given = { ref, session: spec.session, lease: owner, user, ...(image ? { image } : {}) };
+    if (!lease?.restorer || owner?.kind !== 'Lease') return;
+    const given = { ref: target, session: spec.session, lease: owner, user, ...(image ? { image } : {}) };
     await createRestorer(cluster, workload, given).catch(without);
   };
   // All to their end, so that a clean-up finds whatever was made.
-  const made = await Promise.allSettled([create('secrets', secret), create('configmaps', configMap), restorer()]);
+  const made = await Promise.allSettled([
+    create(cluster, `${base}/secrets`, secret),
+    ...(saved ? [] : [create(cluster, `${base}/configmaps`, withRecord(configMap))]),
+    restorer(),
+  ]);
   for (const each of made) if (each.status === 'rejected') throw each.reason;
   return refused;
 }
@@ -176,6 +240,19 @@ export function podsOf(cluster: Cluster, namespace: string): PodsOf {
   };
 }
 
+function savedPod({ metadata, spec }: Json): SavedPod {
+  return { uid: metadata.uid, manifest: manifestOf({ metadata, spec: spec.template.spec }) };
+}
+
+/** For who looks for sessions: by the ConfigMap, as the pod may be gone. */
+function podRecord({ name, container, beside }: Target, holder: Holder): string {
+  const record: PodRecord = {
+    ...{ v: 1, ...holder, container, changed: [], pod: name },
+    ...(beside ? { beside: workloadName(beside) } : {}),
+  };
+  return JSON.stringify(record);
+}
+
 /** All that is a session’s own; that it is gone is fine. */
 export async function removeObjects(cluster: Cluster, namespace: string, session: string): Promise<void> {
   const name = objectName(session);
@@ -186,12 +263,23 @@ export async function removeObjects(cluster: Cluster, namespace: string, session
 
 /** Of a pod of the workload's own, if there is one. */
 async function admittedSpec(cluster: Cluster, workload: Json): Promise<Json> {
+  if (workload.kind === 'Pod') return workload.spec.template.spec;
   const pods = await podsOf(cluster, workload.metadata.namespace)(workload);
   return pods.find(({ metadata, spec }) => !metadata.deletionTimestamp && !sessionOfPod(spec))?.spec;
 }
 
-function isReady(pod: Json): boolean {
-  return ((pod.status?.conditions ?? []) as Json[]).some(({ type, status }) => type === 'Ready' && status === 'True');
+/** Of a workload's pods those that have to be deleted for the agent to come; see `following`. */
+function podsToReplace(kind: WorkloadKind, pods: Json[], workload: Json): Json[] {
+  const old = pods.filter(({ spec }) => !sessionOfPod(spec));
+  if (following(kind, workload) === 'when-ready') {
+    // A workload that doesn't run is what people want to debug.
+    return old.filter((pod) => !isReady(pod) && indexInStatefulSet(pod, workload) >= partitionOf(workload));
+  }
+  if (!sessionOf(workload)?.one) return old;
+  if (old.length < pods.length) return []; // done before
+  // The newest of a StatefulSet, as its own partition would have it; of others any.
+  const index = (pod: Json) => (kind === 'statefulset' ? indexInStatefulSet(pod, workload) : 0);
+  return old.toSorted((a, b) => index(b) - index(a)).slice(0, 1);
 }
 
 /** A session found in the cluster. Without a workload its ConfigMap or Secret is an orphan. */
@@ -220,9 +308,18 @@ export async function findSessions(
     (await cluster.request('GET', path, { accept: METADATA_ONLY })).items ?? [];
   const sessions: FoundSession[] = [];
   const unreadable = new Set<string>();
-  for (const kind of WORKLOAD_KINDS) {
-    for (const object of await list(listPath(kind, namespace))) {
-      const { namespace: of, name, uid } = object.metadata;
+  const unlisted = new Set<string>();
+  for (const kind of ALL_KINDS) {
+    const objects = await list(listPath(kind, namespace)).catch((error: unknown) => {
+      // Few have ReplicaSets of their own, and who may not see them serves none.
+      if (kind !== 'replicaset' || !(error instanceof LpkError) || error.code !== 'forbidden') throw error;
+      unlisted.add('ReplicaSet');
+      return [];
+    });
+    for (const object of objects) {
+      const { namespace: of, name, uid, ownerReferences = [] } = object.metadata;
+      // A Deployment's annotations are its ReplicaSets' too.
+      if (kind === 'replicaset' && (ownerReferences as Json[]).some(({ controller }) => controller)) continue;
       try {
         const record = sessionOf(object);
         if (record) sessions.push({ id: record.id, namespace: of, workload: workloadRef(kind, of, name), record });
@@ -250,7 +347,8 @@ export async function findSessions(
     for (const { metadata, spec } of (objects.items ?? []) as Json[]) {
       const id = metadata.labels[SESSION_LABEL];
       if (!id) continue;
-      if (((metadata.ownerReferences ?? []) as Json[]).some(({ uid }) => unreadable.has(uid))) {
+      const owners = (metadata.ownerReferences ?? []) as Json[];
+      if (owners.some(({ kind, uid }) => unreadable.has(uid) || unlisted.has(kind))) {
         unreadable.add(metadata.uid);
         continue;
       }
@@ -258,6 +356,8 @@ export async function findSessions(
       const proxy = proxyRecord(metadata);
       const { namespace: of, creationTimestamp: createdAt } = metadata;
       const session: FoundSession = known.get(key) ?? { id, namespace: of, createdAt, ...(proxy ? { proxy } : {}) };
+      const pod = podOf(metadata);
+      if (pod) Object.assign(session, { workload: workloadRef('pod', of, pod.pod), record: pod });
       if (spec?.renewTime) {
         const { renewTime: renewedAt, holderIdentity: holder = '' } = spec;
         session.lease = { renewedAt, silenceMs: silenceMs({ spec }), holder };
@@ -267,6 +367,16 @@ export async function findSessions(
     }
   }
   return sessions;
+}
+
+/** Of a session that holds a pod: by its ConfigMap. */
+function podOf({ annotations }: Json): PodRecord | undefined {
+  try {
+    const record = JSON.parse(annotations?.[POD_ANNOTATION] ?? 'null');
+    return record?.v === 1 ? record : undefined;
+  } catch {
+    return undefined;
+  }
 }
 
 /** Removes what a session without a workload left; of a proxy, its pod too. */

@@ -1,11 +1,12 @@
 import { LpkError } from '../wire/errors.ts';
 import { SAVED_PREFIX, sessionOfPod } from './agent-container.ts';
 import { execInPod } from './exec.ts';
+import type { PodQuery } from './find.ts';
 import type { Cluster, Json } from './kube.ts';
 
 /** What a container's first process was started with, its image's own variables included. */
 
-type Of = { namespace: string; selector: string; container: string };
+type Of = { namespace: string; podQuery: PodQuery; container: string };
 
 /** As {@link readContainerEnvironment}, but undefined when only this can't be done. LpkError `cluster-unreachable`, `unauthorized`. */
 export async function containerEnvironment(cluster: Cluster, of: Of): Promise<Record<string, string> | undefined> {
@@ -28,9 +29,9 @@ export function concernsCluster({ code }: LpkError): boolean {
  */
 export async function readContainerEnvironment(cluster: Cluster, of: Of): Promise<Record<string, string>> {
   const path = `/api/v1/namespaces/${of.namespace}/pods`;
-  const { items } = await cluster.request('GET', path, {
-    query: { labelSelector: of.selector, fieldSelector: 'status.phase=Running' },
-  });
+  const { labelSelector, fieldSelector } = of.podQuery;
+  const inPhase = [...(fieldSelector ? [fieldSelector] : []), 'status.phase=Running'].join(',');
+  const { items } = await cluster.request('GET', path, { query: { labelSelector, fieldSelector: inPhase } });
   const running = (items as Json[]).filter(
     ({ metadata, status }) => !metadata.deletionTimestamp && runs(status, of.container),
   );

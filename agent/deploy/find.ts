@@ -1,12 +1,16 @@
+import { SESSION_ANNOTATION } from '../restore/record.ts';
 import { LpkError } from '../wire/errors.ts';
 import type { Cluster, Json } from './kube.ts';
 import {
+  ALL_KINDS,
   assertServable,
+  asWorkload,
   listPath,
   readWorkload,
   replicasOf,
   selectorString,
   selects,
+  servedOf,
   WORKLOAD_KINDS,
   type WorkloadKind,
   type WorkloadRef,
@@ -22,6 +26,9 @@ export type ContainerPort = { name?: string; port: number; protocol: string };
 /** `targetPort`: the number in the chosen container. */
 export type ServicePort = { name?: string; port: number; targetPort: number; protocol: string };
 
+/** As a list of pods takes it. */
+export type PodQuery = { labelSelector?: string; fieldSelector?: string };
+
 export type Target = WorkloadRef & {
   uid: string;
   /** The Service it was found by. */
@@ -31,9 +38,13 @@ export type Target = WorkloadRef & {
   /** Ports of the Service it was found by, else of all Services that pick its pods, that lead to the container. */
   servicePorts: ServicePort[];
   replicas: number;
+  /** Only one of its pods is to be served, as was asked; never where there is only one. */
+  one: boolean;
   hostNetwork: boolean;
-  /** Picks its pods, as `labelSelector=` takes it. */
-  selector: string;
+  /** Picks its pods. */
+  podQuery: PodQuery;
+  /** It is a pod of lpk's own beside this workload's; see `heldTarget`. */
+  beside?: WorkloadRef;
   /** As the API server gave it. */
   workload: Json;
 };
@@ -51,21 +62,35 @@ const KINDS: Record<string, TargetRef['kind']> = {
   daemonset: 'daemonset',
   daemonsets: 'daemonset',
   ds: 'daemonset',
+  replicaset: 'replicaset',
+  replicasets: 'replicaset',
+  rs: 'replicaset',
   pod: 'pod',
   pods: 'pod',
   po: 'pod',
 };
 
+/** Kinds that people may name, and why there is no place to take. */
+const REFUSED: Record<string, string> = Object.fromEntries(
+  ['job', 'jobs', 'cronjob', 'cronjobs', 'cj'].map((kind) => [kind, 'a Job’s pods do their work once and end']),
+);
+/** By its owner. */
+const STATIC = { kind: 'Node', why: 'a static pod is its kubelet’s, made from a file on the node' };
+const INSTEAD = 'run its program here with `lpk run -- COMMAND`';
+
 /** RFC 1123 subdomain, as Kubernetes names are (the API server has the last word). */
 const NAME = /^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$/;
 
-/** `web`, `svc/web`, `deployment/web`, `sts/db`, `pod/web-0`… with kubectl's short names. LpkError `usage`. */
+/** `web`, `svc/web`, `deployment/web`, `sts/db`, `pod/web-0`… with kubectl's short names. LpkError `usage`, `unsupported-workload`. */
 export function parseTarget(text: string): TargetRef {
   const parts = text.split('/');
   const [given, name] = parts.length === 1 ? ['service', text] : (parts as [string, string]);
+  if (parts.length === 2 && Object.hasOwn(REFUSED, given.toLowerCase())) {
+    throw new LpkError('unsupported-workload', `${text} can't be served: ${REFUSED[given.toLowerCase()]}; ${INSTEAD}`);
+  }
   const kind = Object.hasOwn(KINDS, given.toLowerCase()) ? KINDS[given.toLowerCase()] : undefined;
   if (!kind || parts.length > 2) {
-    const known = 'a Service, or service/, deployment/, statefulset/, daemonset/ or pod/NAME';
+    const known = 'a Service, or service/, deployment/, statefulset/, daemonset/, replicaset/ or pod/NAME';
     throw new LpkError('usage', `"${text}" names no target: give ${known}`);
   }
   if (!NAME.test(name)) throw new LpkError('usage', `"${text}" names no target: "${name}" is no Kubernetes name`);
@@ -80,7 +105,7 @@ export function parseTarget(text: string): TargetRef {
 export async function findTarget(
   cluster: Cluster,
   ref: TargetRef,
-  options: { container?: string } = {},
+  options: { container?: string; one?: boolean } = {},
 ): Promise<Target> {
   const { namespace } = cluster;
   const service = ref.kind === 'service' ? await readService(cluster, ref.name) : undefined;
@@ -99,8 +124,12 @@ export async function findTarget(
       servicePorts(each, container, runningContainers(workload.spec.template.spec)),
     ),
     replicas: replicasOf(kind, workload),
+    one: options.one === true && servedOf(kind, workload) > 1,
     hostNetwork: workload.spec.template.spec.hostNetwork === true,
-    selector: selectorString(workload.spec.selector),
+    podQuery:
+      kind === 'pod'
+        ? { fieldSelector: `metadata.name=${workload.metadata.name}` }
+        : { labelSelector: selectorString(workload.spec.selector) },
     workload,
   };
 }
@@ -122,7 +151,8 @@ async function workloadBehind(cluster: Cluster, ref: TargetRef, service: Json | 
     const all = await cluster.request('GET', listPath(kind, cluster.namespace));
     return missing(cluster, `no ${kind}`, ref.name, names(all));
   });
-  return { kind, workload };
+  if (kind !== 'replicaset' || !controllerOf(workload)) return { kind, workload };
+  return await ofOwners(cluster, `replicaset ${ref.name} is`, await ownerOf(cluster, workload));
 }
 
 async function readService(cluster: Cluster, name: string): Promise<Json> {
@@ -172,54 +202,82 @@ async function behindService(cluster: Cluster, service: Json): Promise<Found> {
   if (only && others.length === 0) return only;
   if (only) {
     const all = matching.map(({ kind, workload }) => `${kind}/${workload.metadata.name}`);
-    throw new LpkError(
-      'ambiguous-workload',
-      `Service ${name} leads to several workloads: ${all.join(', ')}; name one of them`,
-    );
+    throw ambiguous(name, all);
   }
   if (refused.length > 0) {
     const lacking = `user "${cluster.user}" lacks rights in namespace ${cluster.namespace} to find what is behind`;
     throw new LpkError('forbidden', `${lacking} Service ${name}: list ${refused.join(', ')}`);
   }
-  throw await nothingBehind(cluster, name, selector);
+  return await behindPodsOf(cluster, name, selector);
 }
 
-/** Why no workload is behind a Service: what else its pods belong to. */
-async function nothingBehind(cluster: Cluster, service: string, selector: Record<string, string>): Promise<LpkError> {
+function ambiguous(service: string, all: string[]): LpkError {
+  const several = `Service ${service} leads to several workloads: ${all.join(', ')}; name one of them`;
+  return new LpkError('ambiguous-workload', several);
+}
+
+/** Behind a Service that fits no template: what its pods belong to. */
+async function behindPodsOf(cluster: Cluster, service: string, selector: Record<string, string>): Promise<Found> {
   const labelSelector = selectorString({ matchLabels: selector });
-  const pods = await cluster.request('GET', `/api/v1/namespaces/${cluster.namespace}/pods`, {
-    query: { labelSelector },
-  });
-  const pod = (pods.items as Json[]).find((each) => !each.metadata.deletionTimestamp);
-  if (!pod)
-    return new LpkError('no-workload', `Service ${service} has no workload and no pods (selector ${labelSelector})`);
-  const owner = await ownerOf(cluster, pod);
-  return new LpkError(
-    'unsupported-workload',
-    `Service ${service} leads to pod ${pod.metadata.name}, ${belonging(owner)}`,
+  const list = await cluster.request('GET', podsPath(cluster), { query: { labelSelector } });
+  const pods = (list.items as Json[]).filter(({ metadata }) => !metadata.deletionTimestamp);
+  if (pods.length === 0) {
+    throw new LpkError('no-workload', `Service ${service} has no workload and no pods (selector ${labelSelector})`);
+  }
+  // One pod of each controller speaks for all.
+  const byController = new Map(pods.map((pod) => [controllerOf(pod)?.uid ?? pod.metadata.uid, pod]));
+  const owners = await Promise.all(
+    [...byController.values()].map(async (pod) => ({ pod, owner: await ownerOf(cluster, pod) })),
   );
+  const named = ({ pod, owner }: (typeof owners)[number]) => {
+    const last = owner.at(-1);
+    if (!last) return `pod/${pod.metadata.name}`;
+    const kind = kindOf(last);
+    return kind && workloadName({ kind, name: last.name });
+  };
+  const servable = owners.filter(named);
+  const all = new Set(servable.map(named) as string[]);
+  if (all.size > 1) throw ambiguous(service, [...all].toSorted());
+  const { pod, owner } = (servable[0] ?? owners[0]) as (typeof owners)[number];
+  return await ofPod(cluster, pod, `Service ${service} leads to pod ${pod.metadata.name}, which is`, owner);
 }
 
 async function behindPod(cluster: Cluster, name: string): Promise<Found> {
-  const list = `/api/v1/namespaces/${cluster.namespace}/pods`;
+  const list = podsPath(cluster);
   const pod = await orNotFound(cluster.request('GET', `${list}/${name}`), async () =>
     missing(cluster, 'no pod', name, names(await cluster.request('GET', list))),
   );
-  const owner = await ownerOf(cluster, pod);
-  const kind = WORKLOAD_KINDS.find((each) => each === owner.at(-1)?.kind.toLowerCase());
-  if (!kind || owner.at(-1)?.apiVersion !== 'apps/v1') {
-    throw new LpkError('unsupported-workload', `pod ${name} is not of a workload lpk can serve: ${belonging(owner)}`);
-  }
-  const ref = workloadRef(kind, cluster.namespace, owner.at(-1)?.name as string);
-  return { kind, workload: await readWorkload(cluster, ref) };
+  return await ofPod(cluster, pod, `pod ${name} is`, await ownerOf(cluster, pod));
 }
 
-type Owner = { apiVersion: string; kind: string; name: string };
+function podsPath({ namespace }: Cluster): string {
+  return `/api/v1/namespaces/${namespace}/pods`;
+}
 
-/** The chain of controllers above a pod, nearest first. */
-async function ownerOf(cluster: Cluster, pod: Json): Promise<Owner[]> {
+/** What a pod is of; itself when it is bare, or a session holds it and not what it is of. */
+async function ofPod(cluster: Cluster, pod: Json, what: string, owner: Owner[]): Promise<Found> {
+  const itself = owner.length === 0 || pod.metadata.annotations?.[SESSION_ANNOTATION] !== undefined;
+  return itself ? { kind: 'pod', workload: asWorkload(pod) } : await ofOwners(cluster, what, owner);
+}
+
+/** The last of a chain of controllers, if lpk serves its kind. `what`: "pod web-0 is". LpkError `unsupported-workload`. */
+async function ofOwners(cluster: Cluster, what: string, owner: Owner[]): Promise<Found> {
+  const last = owner.at(-1);
+  const kind = kindOf(last);
+  if (!kind) throw new LpkError('unsupported-workload', `${what} not of a kind lpk can serve: ${belonging(owner)}`);
+  return { kind, workload: await readWorkload(cluster, workloadRef(kind, cluster.namespace, last?.name as string)) };
+}
+
+function kindOf(owner: Owner | undefined): WorkloadKind | undefined {
+  return owner?.apiVersion === 'apps/v1' ? ALL_KINDS.find((each) => each === owner.kind.toLowerCase()) : undefined;
+}
+
+type Owner = { apiVersion: string; kind: string; name: string; uid: string };
+
+/** The chain of controllers above a pod or ReplicaSet, nearest first. */
+async function ownerOf(cluster: Cluster, object: Json): Promise<Owner[]> {
   const chain: Owner[] = [];
-  let owner = controllerOf(pod);
+  let owner = controllerOf(object);
   while (owner && chain.length < 4) {
     chain.push(owner);
     if (owner.kind !== 'ReplicaSet' || owner.apiVersion !== 'apps/v1') break;
@@ -238,12 +296,13 @@ function controllerOf(object: Json): Owner | undefined {
 }
 
 function belonging(owner: Owner[]): string {
-  const supported = 'lpk serves Deployments, StatefulSets and DaemonSets';
-  if (owner.length === 0) return `a bare pod, which no controller would bring back; ${supported}`;
   const chain = owner.map(
     ({ kind, name, apiVersion }) => `${kind} ${name}${apiVersion.includes('.') ? ` (${apiVersion})` : ''}`,
   );
-  return `which belongs to ${chain.join(' of ')}; ${supported}`;
+  const kind = owner.at(-1)?.kind ?? '';
+  const why = kind === STATIC.kind ? STATIC.why : REFUSED[kind.toLowerCase()];
+  const supported = 'lpk serves Deployments, StatefulSets, DaemonSets, ReplicaSets and bare pods';
+  return `it belongs to ${chain.join(' of ')}; ${why ? `${why}; ${INSTEAD}` : supported}`;
 }
 
 /** Services of the namespace that pick the workload's pods; none when they may not be listed. */

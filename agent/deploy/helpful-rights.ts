@@ -1,4 +1,4 @@
-import { revisionsOf } from '../restore/history.ts';
+import { hasHistory, revisionsOf } from '../restore/history.ts';
 import type { Cluster } from './kube.ts';
 import { describeRights, missingRights, type Right } from './preflight.ts';
 import type { WorkloadKind } from './workload.ts';
@@ -18,11 +18,11 @@ export function helpsToServe(
       ? []
       : [help('ports that only Services name are not known', ['list'], { resource: 'services' })]),
     // A Deployment's status says it by itself.
-    ...(target.kind === 'deployment'
+    ...(target.kind === 'deployment' || target.kind === 'pod'
       ? []
       : [help('why pods are refused is not known', ['list'], { resource: 'events' })]),
-    toForget(target.kind),
-    ...(given.restorer ? [toLetForget(target.kind)] : []),
+    ...toForget(target.kind),
+    ...(given.restorer ? toLetForget(target.kind) : []),
     // Read when a call through the Service does not arrive (service-path.ts).
     {
       without: 'the self-test may not know which hop fails',
@@ -44,7 +44,7 @@ export function helpsToRestore(kind: WorkloadKind): Help[] {
       ['get', 'patch', 'delete'],
       leases,
     ),
-    toForget(kind),
+    ...toForget(kind),
   ];
 }
 
@@ -59,18 +59,20 @@ export function helpsToSee(): Help[] {
   return [help('when they were last seen is not known', ['list'], leases)];
 }
 
-function toForget(kind: WorkloadKind): Help {
-  const revisions = { group: 'apps', resource: revisionsOf(kind) };
-  return help('the agent stays in the workload’s history', ['list', 'delete'], revisions);
+function toForget(kind: WorkloadKind): Help[] {
+  if (!hasHistory(kind)) return [];
+  const of = { group: 'apps', resource: revisionsOf(kind) };
+  return [help('the agent stays in the workload’s history', ['list', 'delete'], of)];
 }
 
 /** What the restorer is granted for it, one must have: to delete revisions, which is asked for above, and to read them. */
-function toLetForget(kind: WorkloadKind): Help {
+function toLetForget(kind: WorkloadKind): Help[] {
+  if (!hasHistory(kind)) return [];
   const rights: Right[] = [
     { verb: 'patch', group: 'rbac.authorization.k8s.io', resource: 'roles' },
     { verb: 'get', group: 'apps', resource: revisionsOf(kind) },
   ];
-  return { without: 'a restorer leaves the agent in the workload’s history, until lpk restore', rights };
+  return [{ without: 'a restorer leaves the agent in the workload’s history, until lpk restore', rights }];
 }
 
 function help(without: string, verbs: string[], of: Omit<Right, 'verb'>): Help {

@@ -1,5 +1,5 @@
 import { unlessGone } from '../restore/api.ts';
-import { isInUse, revisionsPath } from '../restore/history.ts';
+import { hasHistory, isInUse, revisionsPath } from '../restore/history.ts';
 import { sessionOf, sessionOfPod } from '../restore/record.ts';
 import { LpkError } from '../wire/errors.ts';
 import type { Cluster, Json } from './kube.ts';
@@ -15,6 +15,7 @@ import { readWorkload, WORKLOAD_KINDS, type WorkloadKind, type WorkloadRef, work
  * @returns how many it removed.
  */
 export async function forgetHistory(cluster: Cluster, ref: WorkloadRef): Promise<number> {
+  if (!hasHistory(ref.kind)) return 0;
   return await unlessRefused(0, async () => {
     const workload = await readWorkload(cluster, ref);
     let removed = 0;
@@ -41,7 +42,7 @@ export async function withAgentsInHistory(
     for (const { metadata } of revisions) {
       const owner = ((metadata.ownerReferences ?? []) as Json[]).find(({ controller }) => controller);
       const owning = String(owner?.kind).toLowerCase() as WorkloadKind;
-      if (!WORKLOAD_KINDS.includes(owning)) continue;
+      if (!WORKLOAD_KINDS.some((each) => each === owning)) continue;
       const ref = workloadRef(owning, metadata.namespace, owner.name);
       found.set(ref.apiPath, ref);
     }

@@ -48,7 +48,9 @@ export async function likenessOf(cluster: Cluster, ref: TargetRef): Promise<Like
     const pod = await cluster.request('GET', `${pods}/${ref.name}`);
     return likeness(pod, pod.spec.nodeName);
   }
-  const workload = await readWorkload(cluster, await findWorkload(cluster, ref));
+  const found = await findWorkload(cluster, ref);
+  const workload = await readWorkload(cluster, found);
+  if (found.kind === 'pod') return likeness(workload.spec.template, workload.spec.template.spec.nodeName);
   const { items } = await cluster.request('GET', pods, {
     query: { labelSelector: selectorString(workload.spec.selector), fieldSelector: 'status.phase=Running' },
   });

@@ -1,4 +1,5 @@
-import { waitsForReady } from '../restore/put-back.ts';
+import { following } from '../restore/follow.ts';
+import { sessionOf } from '../restore/record.ts';
 import { LpkError } from '../wire/errors.ts';
 import type { Cluster, Json } from './kube.ts';
 import { type WorkloadRef, workloadName } from './workload.ts';
@@ -6,7 +7,7 @@ import { type WorkloadRef, workloadName } from './workload.ts';
 /** What lpk may do in a namespace, asked before anything is changed. */
 
 /** What is to be served: a `Target`, or as much of one. */
-export type Servable = WorkloadRef & { workload: Json };
+export type Servable = WorkloadRef & { workload: Json; one?: boolean; beside?: WorkloadRef };
 
 /** One right, as `kubectl auth can-i` and RBAC state it. */
 export type Right = { verb: string; group?: string; resource: string; subresource?: string; name?: string };
@@ -17,14 +18,37 @@ export type Transport = 'proxy' | 'port-forward';
  * What swap, rollout and restore do. Everything needs an unrestricted `create`, as names can't be known before; the rest of
  * ConfigMaps and Secrets is only of the session's own.
  */
-export function rightsToServe({ kind, name, workload: object }: Servable): Right[] {
-  const workload = { group: 'apps', resource: `${kind}s`, name };
+export function rightsToServe(target: Servable): Right[] {
   return [
-    ...['get', 'list', 'watch', 'patch'].map((verb) => ({ verb, ...workload })),
-    ...['list', 'watch'].map((verb) => ({ verb, resource: 'pods' })),
-    ...(waitsForReady(kind, object) ? [{ verb: 'delete', resource: 'pods' }] : []),
+    ...rightsOnWorkload(target),
     ...['configmaps', 'secrets'].flatMap((resource) => ['create', 'delete'].map((verb) => ({ verb, resource }))),
   ];
+}
+
+function rightsOnWorkload(target: Servable): Right[] {
+  const { kind, name, beside } = target;
+  const pods = { resource: 'pods' };
+  if (beside) {
+    const workload = { group: 'apps', resource: `${beside.kind}s`, name: beside.name };
+    return [...on(['get'], workload), ...on(['create', 'get', 'list', 'watch', 'delete'], pods)];
+  }
+  if (kind === 'pod') {
+    const all = on(['create', 'get', 'list', 'watch', 'patch', 'delete'], pods);
+    return [...all, { verb: 'get', resource: 'configmaps' }]; // what the pod was
+  }
+  return [
+    ...on(['get', 'list', 'watch', 'patch'], { group: 'apps', resource: `${kind}s`, name }),
+    ...on(deletesPods(target) ? ['list', 'watch', 'delete'] : ['list', 'watch'], pods),
+  ];
+}
+
+function on(verbs: string[], what: Omit<Right, 'verb'>): Right[] {
+  return verbs.map((verb) => ({ verb, ...what }));
+}
+
+/** Are there pods that do not come to a changed template by themselves? */
+function deletesPods({ kind, workload, one }: Servable): boolean {
+  return following(kind, workload) !== 'by-itself' || (one === true && kind === 'daemonset');
 }
 
 /**
@@ -37,12 +61,23 @@ export function rightsToReach(transport: Transport): Right[] {
 }
 
 /** What takes a session out of a workload; `wait`: and follows its rollout. */
-export function rightsToRestore({ kind, name, workload: object }: Servable, { wait }: { wait: boolean }): Right[] {
-  const verbs = ['get', ...(wait ? ['list', 'watch'] : []), 'patch'];
+export function rightsToRestore(target: Servable, { wait }: { wait: boolean }): Right[] {
   return [
-    ...verbs.map((verb) => ({ verb, group: 'apps', resource: `${kind}s`, name })),
-    ...(waitsForReady(kind, object) ? ['list', 'delete'].map((verb) => ({ verb, resource: 'pods' })) : []),
+    ...rightsToPutBack(target, wait),
     ...['configmaps', 'secrets'].map((resource) => ({ verb: 'delete', resource })),
+  ];
+}
+
+function rightsToPutBack({ kind, name, workload }: Servable, wait: boolean): Right[] {
+  const follow = wait ? ['list', 'watch'] : [];
+  const pods = { resource: 'pods' };
+  if (kind === 'pod' && sessionOf(workload)?.beside) return on(['get', 'delete'], pods);
+  if (kind === 'pod') {
+    return [...on(['create', 'get', ...follow, 'patch', 'delete'], pods), { verb: 'get', resource: 'configmaps' }];
+  }
+  return [
+    ...on(['get', ...follow, 'patch'], { group: 'apps', resource: `${kind}s`, name }),
+    ...(following(kind, workload) === 'by-itself' ? [] : on(['list', 'delete'], pods)),
   ];
 }
 

@@ -1,10 +1,12 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { unlessGone } from '../restore/api.ts';
+import { following } from '../restore/follow.ts';
 import { revisionsOf } from '../restore/history.ts';
 import {
   leasePath,
   leasesPath,
   microTime,
+  PODS_ANNOTATION,
   RESTORER_VARIABLE,
   REVISIONS_ANNOTATION,
   type RestorerConfig,
@@ -39,7 +41,7 @@ export function rightsToLease(): Right[] {
 }
 
 /** What it takes to leave a restorer beside that. Nobody can grant what they lack, so what it may do is among them. */
-export function rightsToRestorer({ kind }: { kind: string }): Right[] {
+export function rightsToRestorer(of: { kind: string; workload: Json; beside?: WorkloadRef }): Right[] {
   const made: [group: string, resource: string][] = [
     ['', 'serviceaccounts'],
     [RBAC, 'roles'],
@@ -48,8 +50,22 @@ export function rightsToRestorer({ kind }: { kind: string }): Right[] {
   ];
   return [
     ...made.flatMap(([group, resource]) => ['create', 'delete'].map((verb) => ({ verb, group, resource }))),
-    ...(kind === 'statefulset' ? ['get', 'delete'].map((verb) => ({ verb, resource: 'pods' })) : []),
+    ...rightsOnPods(of),
   ];
+}
+
+function rightsOnPods({ kind, workload, beside }: { kind: string; workload: Json; beside?: WorkloadRef }): Right[] {
+  const on = (resource: string, verbs: string[]) => verbs.map((verb) => ({ verb, resource }));
+  if (beside) return on('pods', ['get', 'delete']);
+  if (kind === 'pod')
+    return [...on('pods', ['create', 'get', 'patch', 'delete']), ...on('configmaps', ['get', 'delete'])];
+  return following(kind, workload) === 'by-itself' ? [] : on('pods', ['get', 'delete']);
+}
+
+/** What it takes to name pods to it that could not be named before; see `namePods`. Without them it leaves such pods. */
+export function rightsToNamePods({ kind, workload }: { kind: string; workload: Json }): Right[] {
+  if (following(kind, workload) !== 'when-deleted' || kind === 'statefulset') return [];
+  return [{ verb: 'patch', group: RBAC, resource: 'roles' }];
 }
 
 export type LeaseSpec = {
@@ -66,17 +82,16 @@ export function leaseHolder({ owner, host }: { owner: string; host: string }): s
 /** Makes the session's Lease; what is there already stays. LpkError: what requests throw. */
 export async function createLease(
   cluster: Cluster,
-  workload: Json,
-  given: { session: string; owner: string; host: string; silenceMs: number },
+  given: { namespace: string; session: string; silenceMs: number; person: string; host: string; owner: Owner },
 ): Promise<Owner> {
-  const { namespace, name, uid } = workload.metadata;
+  const { namespace } = given;
   const now = microTime(new Date());
   const lease = {
     apiVersion: `${COORDINATION}/v1`,
     kind: 'Lease',
-    metadata: metadata(given.session, { apiVersion: 'apps/v1', kind: workload.kind, name, uid }),
+    metadata: metadata(given.session, given.owner),
     spec: {
-      holderIdentity: leaseHolder(given),
+      holderIdentity: leaseHolder({ owner: given.person, host: given.host }),
       leaseDurationSeconds: Math.round(given.silenceMs / 1_000),
       acquireTime: now,
       renewTime: now,
@@ -108,7 +123,7 @@ export async function createRestorer(
     namespace: ref.namespace,
     kind: ref.kind,
     apiPath: ref.apiPath,
-    pods: ref.kind === 'statefulset' ? podNames(workload) : [],
+    pods: ref.kind === 'statefulset' && following(ref.kind, workload) !== 'by-itself' ? podNames(workload) : [],
   };
   const create = (path: string, body: Json) =>
     cluster.request('POST', path, { body: { ...body, metadata: meta } }).catch((error: unknown) => {
@@ -177,17 +192,39 @@ export async function noteRevisions(
   session: string,
   names: string[],
 ): Promise<void> {
-  const name = objectName(session);
-  const resourceNames = names.slice(-1);
-  const rule = { apiGroups: ['apps'], resources: [revisionsOf(ref.kind)], resourceNames, verbs: ['get', 'delete'] };
-  await cluster.request('PATCH', `/apis/${RBAC}/v1/namespaces/${ref.namespace}/roles/${name}`, {
-    body: [{ op: 'add', path: '/rules/-', value: rule }],
-    contentType: 'application/json-patch+json',
-  });
-  const annotations = { [REVISIONS_ANNOTATION]: JSON.stringify(names) };
+  const what = { apiGroups: ['apps'], resources: [revisionsOf(ref.kind)] };
+  await letDelete(cluster, ref, session, { ...what, resourceNames: names.slice(-1) });
+  await annotateLease(cluster, ref, session, { [REVISIONS_ANNOTATION]: JSON.stringify(names) });
+}
+
+/**
+ * Tells the restorer the names of the session's `pods`, and lets it delete those that there are `more` of since it was told last: of
+ * a ReplicaSet or DaemonSet they are not known beforehand. LpkError: as `noteRevisions`.
+ */
+export async function namePods(
+  cluster: Cluster,
+  ref: WorkloadRef,
+  session: string,
+  { pods, more }: { pods: string[]; more: string[] },
+): Promise<void> {
+  // First the right, so that it never knows of a pod that it may not delete.
+  const what = { apiGroups: [''], resources: ['pods'] };
+  if (more.length > 0) await letDelete(cluster, ref, session, { ...what, resourceNames: more });
+  await annotateLease(cluster, ref, session, { [PODS_ANNOTATION]: pods.join(',') });
+}
+
+/** Adds to the restorer's Role. */
+async function letDelete(cluster: Cluster, { namespace }: WorkloadRef, session: string, what: Json): Promise<void> {
+  const path = `/apis/${RBAC}/v1/namespaces/${namespace}/roles/${objectName(session)}`;
+  const body = [{ op: 'add', path: '/rules/-', value: { ...what, verbs: ['get', 'delete'] } }];
+  await cluster.request('PATCH', path, { body, contentType: 'application/json-patch+json' });
+}
+
+async function annotateLease(cluster: Cluster, ref: WorkloadRef, session: string, annotations: Json): Promise<void> {
+  const contentType = 'application/merge-patch+json';
   await cluster.request('PATCH', leasePath(ref.namespace, session), {
     body: { metadata: { annotations } },
-    contentType: 'application/merge-patch+json',
+    contentType,
   });
 }
 
@@ -241,13 +278,37 @@ function metadata(session: string, owner: Owner): Json {
 }
 
 /** Exactly the session's objects, by name. */
-export function restorerRules({ kind, name }: WorkloadRef, { session, pods }: RestorerConfig): Json[] {
+export function restorerRules(
+  { kind, name }: WorkloadRef,
+  { session, pods }: Pick<RestorerConfig, 'session' | 'pods'>,
+): Json[] {
+  const lease = {
+    apiGroups: [COORDINATION],
+    resources: ['leases'],
+    resourceNames: [objectName(session)],
+    verbs: LEASE_VERBS,
+  };
+  const onPods = (resourceNames: string[]) => ({
+    apiGroups: [''],
+    resources: ['pods'],
+    resourceNames,
+    verbs: ['get', 'delete'],
+  });
+  if (kind === 'pod')
+    return name === objectName(session) ? [onPods([name]), lease] : [...barePodRules(name, session), lease];
   return [
     { apiGroups: ['apps'], resources: [`${kind}s`], resourceNames: [name], verbs: ['get', 'patch'] },
-    { apiGroups: [COORDINATION], resources: ['leases'], resourceNames: [objectName(session)], verbs: LEASE_VERBS },
-    ...(pods.length > 0
-      ? [{ apiGroups: [''], resources: ['pods'], resourceNames: pods, verbs: ['get', 'delete'] }]
-      : []),
+    lease,
+    ...(pods.length > 0 ? [onPods(pods)] : []),
+  ];
+}
+
+/** To make a pod again. Who may make one of a name can't be said (Kubernetes: RBAC, "Referring to resources"). */
+function barePodRules(name: string, session: string): Json[] {
+  return [
+    { apiGroups: [''], resources: ['pods'], resourceNames: [name], verbs: ['get', 'patch', 'delete'] },
+    { apiGroups: [''], resources: ['pods'], verbs: ['create'] },
+    { apiGroups: [''], resources: ['configmaps'], resourceNames: [objectName(session)], verbs: ['get', 'delete'] },
   ];
 }
 

@@ -1,8 +1,20 @@
+import { partitionOf } from '../restore/follow.ts';
+import { sessionOf } from '../restore/record.ts';
 import { type ErrorCode, LpkError } from '../wire/errors.ts';
 import { sessionOfPod } from './agent-container.ts';
+import type { PodQuery } from './find.ts';
 import type { Cluster, Json } from './kube.ts';
 import { oneLine } from './status.ts';
-import { listPath, type WorkloadKind, type WorkloadRef, workloadName } from './workload.ts';
+import {
+  isReady,
+  listPath,
+  replicasOf,
+  selectorString,
+  servedOf,
+  type WorkloadKind,
+  type WorkloadRef,
+  workloadName,
+} from './workload.ts';
 
 /** What becomes of a workload's pods after its template changed. */
 
@@ -15,18 +27,24 @@ export type PodEvent =
   | { type: 'problem'; pod: string; uid: string; code: ErrorCode; message: string; fatal: boolean };
 
 /**
- * The pods that run a session's agent, as they come and go, until `signal`. Every problem is told once. Throws what
- * `Cluster.follow` throws.
+ * The pods that run a session's agent, as they come and go, until `signal`. Every problem is told once. `named` is told all the
+ * session's pods, running or not, whenever they are others. Throws what `Cluster.follow` throws.
  */
 export async function* watchPods(
   cluster: Cluster,
-  target: { namespace: string; selector: string; container: string },
+  target: { namespace: string; podQuery: PodQuery; container: string },
   sessionId: string,
   signal: AbortSignal,
+  named?: (pods: string[]) => void,
 ): AsyncGenerator<PodEvent> {
   const path = `/api/v1/namespaces/${target.namespace}/pods`;
   const tracker = podTracker(sessionId, target.container);
-  for await (const pods of cluster.follow(path, { query: { labelSelector: target.selector }, signal })) {
+  let last = '';
+  for await (const pods of cluster.follow(path, { query: target.podQuery, signal })) {
+    const ours = [...pods.values()].filter(({ spec }) => sessionOfPod(spec) === sessionId);
+    const names = ours.map(({ metadata }) => metadata.name as string).toSorted();
+    if (names.join() !== last) named?.(names);
+    last = names.join();
     yield* tracker(pods);
   }
 }
@@ -213,7 +231,8 @@ export async function waitRollout(cluster: Cluster, ref: WorkloadRef, options: R
       const [workload] = workloads.values();
       if (!workload) throw new LpkError('not-found', `${name} was deleted`);
       const last = state;
-      state = rolloutState(ref.kind, workload);
+      const pods = ref.kind === 'replicaset' ? await podsOf(cluster, workload) : undefined;
+      state = rolloutState(ref.kind, workload, pods);
       // A deadline that an earlier template exceeded stays there until the present one moves.
       const late = lateSince(workload);
       if (!last) stale = late;
@@ -245,26 +264,54 @@ export type RolloutState = {
   isShort?: boolean;
 };
 
-export function rolloutState(kind: WorkloadKind, { metadata, spec, status = {} }: Json): RolloutState {
-  const total: number = kind === 'daemonset' ? (status.desiredNumberScheduled ?? 0) : (spec.replicas ?? 1);
+/** @param pods the workload's own. Only a ReplicaSet's are looked at, whose status says nothing of their template. */
+export function rolloutState(kind: WorkloadKind, workload: Json, pods?: Json[]): RolloutState {
+  const { metadata, spec, status = {} } = workload;
+  const total = replicasOf(kind, workload);
   const waiting = (ready: number, text: string) => ({ done: false, ready, total, text });
+  const one = sessionOf(workload)?.one;
+  const done = { done: true, ready: total, total, text: `${total} of ${total} pods ready` };
+  if (kind === 'pod') {
+    if (status.phase === 'Failed')
+      return { ...waiting(0, 'it has ended'), failure: `${status.reason ?? 'it failed'} ${status.message ?? ''}` };
+    return isReady(workload)
+      ? done
+      : waiting(0, status.phase === 'Running' ? 'waiting until the pod is ready' : 'waiting for the pod');
+  }
   if (!(status.observedGeneration >= metadata.generation))
     return waiting(0, 'waiting for the controller to see the change');
   if (kind === 'daemonset') {
     const { updatedNumberScheduled: updated = 0, numberAvailable: available = 0, currentNumberScheduled = 0 } = status;
     const also = { isShort: currentNumberScheduled < total };
-    if (updated < total) return { ...waiting(updated, `${updated} of ${total} pods replaced`), ...also };
+    const due = Math.min(total, one ? 1 : total);
+    if (updated < due) return { ...waiting(updated, `${updated} of ${due} pods replaced`), ...also };
     if (available < total) return { ...waiting(available, `${available} of ${total} pods ready`), ...also };
-    return { done: true, ready: total, total, text: `${total} of ${total} pods ready` };
+    return done;
   }
   if (kind === 'statefulset') {
     const { readyReplicas: ready = 0, updatedReplicas: updated = 0, updateRevision, currentRevision } = status;
+    const onDelete = spec.updateStrategy?.type === 'OnDelete';
+    const partial = onDelete || partitionOf(workload) > 0;
+    // Where both revisions are one, those below the partition count as updated too.
+    const due = updateRevision === currentRevision ? total : onDelete && one ? 1 : servedOf(kind, workload);
     const also = { isShort: (status.replicas ?? 0) < total };
-    if (updateRevision !== currentRevision && updated < total)
-      return { ...waiting(updated, `${updated} of ${total} pods replaced`), ...also };
+    if (updated < due) return { ...waiting(updated, `${updated} of ${due} pods replaced`), ...also };
     if (ready < total) return { ...waiting(ready, `${ready} of ${total} pods ready`), ...also };
-    if (updateRevision !== currentRevision) return waiting(updated, 'waiting for the last pod to become ready');
-    return { done: true, ready: total, total, text: `${total} of ${total} pods ready` };
+    if (updateRevision !== currentRevision && !partial)
+      return waiting(updated, 'waiting for the last pod to become ready');
+    return done;
+  }
+  if (kind === 'replicaset') {
+    const session = sessionOf(workload)?.id;
+    const active = pods?.filter((pod) => !pod.metadata.deletionTimestamp);
+    const updated = active ? active.filter((pod) => sessionOfPod(pod.spec) === session).length : total;
+    const due = Math.min(total, one ? 1 : total);
+    // Of the pods as they are: the status may be of those before.
+    const available = active ? active.filter(isReady).length : (status.availableReplicas ?? 0);
+    const also = { isShort: active !== undefined && active.length < total };
+    if (updated < due) return { ...waiting(updated, `${updated} of ${due} pods replaced`), ...also };
+    if (available < total) return { ...waiting(available, `${available} of ${total} pods ready`), ...also };
+    return done;
   }
   const { replicas = 0, updatedReplicas: updated = 0, availableReplicas: available = 0, conditions = [] } = status;
   const condition = (type: string) => (conditions as Json[]).find((each) => each.type === type);
@@ -278,7 +325,13 @@ export function rolloutState(kind: WorkloadKind, { metadata, spec, status = {} }
   if (updated < total) return { ...waiting(ready, `${updated} of ${total} pods replaced`), ...also };
   if (old > 0) return { ...waiting(ready, `${old} old ${old === 1 ? 'pod is' : 'pods are'} ending`), ...also };
   if (available < updated) return { ...waiting(ready, `${available} of ${total} pods ready`), ...also };
-  return { done: true, ready: total, total, text: `${total} of ${total} pods ready` };
+  return done;
+}
+
+async function podsOf(cluster: Cluster, { metadata, spec }: Json): Promise<Json[]> {
+  const path = `/api/v1/namespaces/${metadata.namespace}/pods`;
+  const list = await cluster.request('GET', path, { query: { labelSelector: selectorString(spec.selector) } });
+  return list.items;
 }
 
 const LATE = 'ProgressDeadlineExceeded';
@@ -290,7 +343,7 @@ function lateSince({ status }: Json): string | undefined {
 
 /** StatefulSets and DaemonSets say only in events that their pods are refused. */
 async function refusedPods(cluster: Cluster, ref: WorkloadRef): Promise<string | undefined> {
-  if (ref.kind === 'deployment') return undefined;
+  if (ref.kind === 'deployment' || ref.kind === 'pod') return undefined;
   const fieldSelector = `involvedObject.name=${ref.name},reason=FailedCreate,type=Warning`;
   const path = `/api/v1/namespaces/${ref.namespace}/events`;
   // Not everybody may read events; then the time limit has to do.

@@ -1,7 +1,7 @@
 import { LpkError } from '../wire/errors.ts';
 import { type ServicePort, servicePorts, type Target } from './find.ts';
 import type { Cluster, Json } from './kube.ts';
-import { selectorString, selects, workloadName } from './workload.ts';
+import { replicasOf, selectorString, selects, servedOf, workloadName } from './workload.ts';
 
 /** The way of a call through a Service into the container, hop by hop, and which hop it fails at. */
 
@@ -123,13 +123,19 @@ function noService(services: Json[], name: string, labels: Record<string, string
  */
 export async function sharedWith(
   cluster: Cluster,
-  target: Pick<Target, 'namespace' | 'workload'>,
+  target: Pick<Target, 'kind' | 'namespace' | 'workload' | 'one'>,
   path: ServicePath,
   ours: string[],
 ): Promise<Finding | undefined> {
   const query = { labelSelector: selectorString({ matchLabels: path.selector }) };
   const { items } = await cluster.request('GET', `/api/v1/namespaces/${target.namespace}/pods`, { query });
-  return othersAmong(items, target.workload.spec.selector, path, ours);
+  const found = othersAmong(items, target.workload.spec.selector, path, ours);
+  // Where others are to stay, calls go to them as well.
+  return found?.hop === 'readiness' && isPartial(target) ? undefined : found;
+}
+
+function isPartial({ kind, workload, one }: Pick<Target, 'kind' | 'workload' | 'one'>): boolean {
+  return one || servedOf(kind, workload) < replicasOf(kind, workload);
 }
 
 /** `selector`: of the workload. */

@@ -1,4 +1,5 @@
 import { isDeepStrictEqual } from 'node:util';
+import { following, partitionOf } from '../restore/follow.ts';
 import { Edit, type PatchOp, type Path, sameVersion } from '../restore/json-patch.ts';
 import {
   type Change,
@@ -35,6 +36,8 @@ export type AgentSpec = {
   readiness?: Readiness;
   /** The spec of a pod of the workload: with what admission filled in (a LimitRange's limits, OpenShift's user). */
   admitted?: Json;
+  /** Of the workload's pods only one is to be the agent's; see `limitToOne`. */
+  one?: boolean;
 };
 
 const PRIVILEGED_BELOW = 1024;
@@ -43,7 +46,7 @@ const UNPRIVILEGED_PORTS = 'net.ipv4.ip_unprivileged_port_start';
 const AGENT_UID = 1000;
 
 /**
- * What to patch so that `containerName` becomes the agent. LpkError: `already-held`, `not-found` (the container is gone),
+ * What to patch so that `containerName` becomes the agent, and what the workload is then. LpkError: `already-held`, `not-found` (the container is gone),
  * `conflict` (an agent without its record).
  */
 export function planSwap(
@@ -51,13 +54,13 @@ export function planSwap(
   containerName: string,
   agent: AgentSpec,
   holder: Holder,
-): { ops: PatchOp[]; record: SessionRecord; raised: RaisedLimit[] } {
+): { ops: PatchOp[]; record: SessionRecord; swapped: Json; raised: RaisedLimit[] } {
   const held = sessionOf(workload);
   if (held) throw heldError(workload, held);
   const edit = new Edit(workload);
   const index = containersOf(edit.document).findIndex((each) => each.name === containerName);
   if (index < 0) throw new LpkError('not-found', `${nameOf(workload)} has no container "${containerName}" any more`);
-  const at = { pod: POD, container: [...POD, 'containers', index] };
+  const at = { workload: [], pod: POD, container: [...POD, 'containers', index] };
   if (itemIndex(edit.get([...POD, 'volumes']), AGENT_VOLUME) >= 0) {
     const message = `${nameOf(workload)} runs an lpk agent, but the record of what it was is gone; roll it back by hand`;
     throw new LpkError('conflict', message);
@@ -120,10 +123,14 @@ export function planSwap(
     field('pod', ['resources', 'limits', resource], now);
 
   const record: SessionRecord = { v: 1, ...holder, container: containerName, changed };
+  if (agent.one) {
+    record.one = true;
+    limitToOne(workload, (path, now) => field('workload', path, now));
+  }
   const annotation: Path = ['metadata', 'annotations', SESSION_ANNOTATION];
   if (edit.get(annotation.slice(0, -1)) === undefined) record.made = 1;
   edit.set(annotation, JSON.stringify(record));
-  return { ops: [...sameVersion(workload.metadata), ...edit.ops], record, raised };
+  return { ops: [...sameVersion(workload.metadata), ...edit.ops], record, swapped: edit.document, raised };
 }
 
 function containerOf(pod: Json, name: string): Json {
@@ -139,6 +146,19 @@ export function assignedUser(workload: Json, containerName: string, admitted: Js
   const pod = workload.spec.template.spec;
   if (ownUser(pod, containerOf(pod, containerName)) !== undefined) return undefined;
   return ownUser(admitted, containerOf(admitted, containerName));
+}
+
+/**
+ * Keeps all pods but one as they are although the template changes: a StatefulSet's last follows alone; a DaemonSet's and a
+ * ReplicaSet's follow when they are deleted, and only one is.
+ */
+function limitToOne(workload: Json, field: (path: string[], now: Json) => void): void {
+  const kind = String(workload.kind).toLowerCase();
+  if (following(kind, workload) === 'when-deleted') return;
+  if (kind === 'daemonset') field(['spec', 'updateStrategy'], { type: 'OnDelete' });
+  if (kind !== 'statefulset') return;
+  const all = (workload.spec.replicas ?? 1) - 1;
+  field(['spec', 'updateStrategy', 'rollingUpdate', 'partition'], Math.max(all, partitionOf(workload)));
 }
 
 function present(key: 'was' | 'now', value: Json): object {

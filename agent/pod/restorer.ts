@@ -1,16 +1,19 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { Json } from '../restore/api.ts';
+import { type Json, unlessGone } from '../restore/api.ts';
+import { indexInStatefulSet } from '../restore/follow.ts';
 import { forgetRevision } from '../restore/history.ts';
 import {
   leasePath,
   leasesPath,
   microTime,
+  PODS_ANNOTATION,
   RESTORER_VARIABLE,
   type RestorerConfig,
   revisionsOnLease,
   silenceMs,
   WATCHING_ANNOTATION,
 } from '../restore/lease.ts';
+import { isBeside, savedPath } from '../restore/pod.ts';
 import { putBack } from '../restore/put-back.ts';
 import { objectName } from '../restore/record.ts';
 import { LpkError } from '../wire/errors.ts';
@@ -54,6 +57,7 @@ export async function keepWatch(config: RestorerConfig, { api, nowMs, wait, log 
   const path = leasePath(config.namespace, config.session);
   const clock = new LeaseClock(nowMs());
   let marked = false;
+  let { pods } = config;
   let pauseMs = FIRST_PAUSE_MS;
 
   async function readLease(): Promise<Json | undefined> {
@@ -68,7 +72,11 @@ export async function keepWatch(config: RestorerConfig, { api, nowMs, wait, log 
     }
   }
 
-  const see = (lease: Json) => clock.seen(lease.spec?.renewTime ?? '', silenceMs(lease), nowMs());
+  const see = (lease: Json) => {
+    clock.seen(lease.spec?.renewTime ?? '', silenceMs(lease), nowMs());
+    const named: string = lease.metadata?.annotations?.[PODS_ANNOTATION] ?? '';
+    if (named !== '') pods = [...config.pods, ...named.split(',')];
+  };
 
   /** For the laptop, which warns when nobody watches. */
   async function mark(lease: Json): Promise<Json> {
@@ -114,7 +122,7 @@ export async function keepWatch(config: RestorerConfig, { api, nowMs, wait, log 
 
   async function takeBack(lease: Json | undefined): Promise<void> {
     log(lease ? `the laptop was not heard of for ${silenceMs(lease) / 1_000} s` : 'the Lease is gone');
-    const outcome = await putBack(api, config, (workload) => podsOf(config, api, workload));
+    const outcome = await putBack(api, config, (workload) => podsOf({ ...config, pods }, api, workload));
     const { kept } = outcome;
     log(
       `${config.apiPath}: ${outcome.workload}${kept.length > 0 ? `; left as others made it: ${kept.join(', ')}` : ''}`,
@@ -122,7 +130,8 @@ export async function keepWatch(config: RestorerConfig, { api, nowMs, wait, log 
     if (lease && outcome.workload !== 'held-by-another') await forget(revisionsOnLease(lease));
     // Its last deed: what the Lease owns goes with it.
     const body = { apiVersion: 'v1', kind: 'DeleteOptions', propagationPolicy: 'Background' };
-    if (lease) await api.request('DELETE', path, { body });
+    const root = rootOf(config);
+    if (lease || root !== path) await unlessGone(api.request('DELETE', root, { body }));
   }
 
   /** The agent's templates, once no pod has them any more. Pods that never get ready must not keep all else here. */
@@ -150,15 +159,20 @@ export async function keepWatch(config: RestorerConfig, { api, nowMs, wait, log 
   }
 }
 
+/** What owns all else of the session: its Lease; of a bare pod the ConfigMap, which must outlive whatever somebody deletes. */
+function rootOf({ kind, apiPath, namespace, session }: RestorerConfig): string {
+  const isBare = kind === 'pod' && !isBeside({ apiPath }, session);
+  return isBare ? savedPath(namespace, session) : leasePath(namespace, session);
+}
+
 /** One by one, as the restorer may read these by name and list none. */
-async function podsOf({ namespace, pods }: RestorerConfig, api: WatchingApi, workload: Json): Promise<Json[]> {
-  const { start = 0 } = workload.spec.ordinals ?? {};
-  const wanted = Array.from(
-    { length: workload.spec.replicas ?? 1 },
-    (_, i) => `${workload.metadata.name}-${start + i}`,
-  ).filter((name) => pods.includes(name));
+async function podsOf({ namespace, kind, pods }: RestorerConfig, api: WatchingApi, workload: Json): Promise<Json[]> {
+  const has = (name: string) => {
+    const index = indexInStatefulSet({ metadata: { name } }, workload);
+    return kind !== 'statefulset' || (index >= 0 && index < (workload.spec.replicas ?? 1));
+  };
   const found: Json[] = [];
-  for (const name of wanted) {
+  for (const name of pods.filter(has)) {
     try {
       found.push(await api.request('GET', `/api/v1/namespaces/${namespace}/pods/${name}`));
     } catch (error) {

@@ -9,6 +9,11 @@ export function revisionsPath({ kind, namespace }: { kind: string; namespace: st
   return `/apis/apps/v1/${within}${revisionsOf(kind)}`;
 }
 
+/** ReplicaSets and pods have none. */
+export function hasHistory(kind: string): boolean {
+  return ['deployment', 'statefulset', 'daemonset'].includes(kind);
+}
+
 export function revisionsOf(kind: string): string {
   return kind === 'deployment' ? 'replicasets' : 'controllerrevisions';
 }

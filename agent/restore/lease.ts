@@ -10,7 +10,7 @@ export type RestorerConfig = {
   kind: string;
   /** `/apis/apps/v1/namespaces/shop/deployments/web` */
   apiPath: string;
-  /** Of a StatefulSet: those it may have to delete. */
+  /** Those it may have to delete, as far as they were known when it was made. */
   pods: string[];
 };
 
@@ -18,6 +18,9 @@ export const RESTORER_VARIABLE = 'LPK_RESTORER';
 
 /** On the Lease: since when (ISO 8601) the restorer watches. */
 export const WATCHING_ANNOTATION = 'lpk.dev/watching-since';
+
+/** On the Lease: names of pods that the restorer may have to delete besides; with a comma between them. */
+export const PODS_ANNOTATION = 'lpk.dev/pods';
 
 /** On the Lease: who ended the session in its holder's stead; a `Person` as JSON. */
 export const ENDED_ANNOTATION = 'lpk.dev/ended-by';

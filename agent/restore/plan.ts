@@ -27,7 +27,7 @@ export function planRestore(workload: Json): { ops: PatchOp[]; session: SessionR
   const kept: string[] = [];
   // Backwards: what was made last is undone first.
   for (const change of record.changed.toReversed()) {
-    const at = change.in === 'pod' ? POD : [...POD, 'containers', index];
+    const at = { workload: [], pod: POD, container: [...POD, 'containers', index] }[change.in];
     const undone = 'list' in change ? undoItem(edit, at, change) : undoField(edit, at, change);
     if (!undone) kept.push(('list' in change ? [...change.list, change.name] : change.field).join('.'));
   }

@@ -1,20 +1,25 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { LpkError } from '../wire/errors.ts';
 import { type Api, type Json, retryOnConflict, unlessGone } from './api.ts';
+import { following } from './follow.ts';
 import { type PatchOp, sameVersion } from './json-patch.ts';
+import { FIELD_MANAGER, patch } from './patch.ts';
 import { planRestore } from './plan.ts';
-import { type SessionRecord, sessionOfPod } from './record.ts';
+import { putBackPod } from './pod.ts';
+import { type SessionRecord, sessionOf, sessionOfPod } from './record.ts';
 
 /** Puts a workload back, from the laptop or from the restorer in the cluster: the same steps by whatever way there is to ask. */
 
 /** `session`: only that one's swap is undone; without it any. */
 export type Held = { kind: string; namespace: string; apiPath: string; session?: string };
 
-/** What a restore did. `kept`: fields that somebody else changed meanwhile and that stay theirs. */
+/** What a restore did. `removed`: it was a pod of lpk's own. `kept`: fields that somebody else changed meanwhile and that stay theirs. */
 export type RestoreOutcome = {
-  workload: 'restored' | 'not-held' | 'held-by-another' | 'gone';
+  workload: 'restored' | 'removed' | 'not-held' | 'held-by-another' | 'gone';
   session?: SessionRecord;
   kept: string[];
+  /** The agents' pods that would have stayed. */
+  deleted?: string[];
 };
 
 /** The pods that may be a workload's; others among them are passed over. */
@@ -25,13 +30,15 @@ export type PodsOf = (workload: Json) => Promise<Json[]>;
  * number of times; a workload that was deleted meanwhile is fine. LpkError: what requests throw, and as `sessionOf`.
  */
 export async function putBack(api: Api, held: Held, podsOf: PodsOf): Promise<RestoreOutcome> {
+  if (held.kind === 'pod') return await putBackPod(api, held);
   const outcome = await retryOnConflict(() => patchBack(api, held));
-  const id = held.session ?? outcome.session?.id;
+  if (outcome.workload !== 'restored' && outcome.workload !== 'not-held') return outcome;
   // Also when it was put back before: whoever did that may have died before this step.
-  if (id && (outcome.workload === 'restored' || outcome.workload === 'not-held')) {
-    await unblock(api, held, podsOf, (pod) => sessionOfPod(pod.spec) === id);
-  }
-  return outcome;
+  const deleted = await unblock(api, held, podsOf, (pods, workload) => {
+    const now = sessionOf(workload)?.id;
+    return pods.filter(({ spec }) => ![undefined, now].includes(sessionOfPod(spec)));
+  });
+  return { ...outcome, deleted };
 }
 
 async function patchBack(api: Api, held: Held): Promise<RestoreOutcome> {
@@ -54,14 +61,6 @@ async function patchBack(api: Api, held: Held): Promise<RestoreOutcome> {
   return { workload: 'restored', session, kept };
 }
 
-const FIELD_MANAGER = 'lpk';
-
-/** A JSON Patch, in lpk's name. */
-export async function patch(api: Api, { apiPath }: { apiPath: string }, ops: PatchOp[]): Promise<Json> {
-  const contentType = 'application/json-patch+json';
-  return await api.request('PATCH', apiPath, { body: ops, contentType, query: { fieldManager: FIELD_MANAGER } });
-}
-
 /**
  * Takes lpk out of the workload's `managedFields`. There it would go on owning what it put back, and the next
  * server-side apply that changes the image would be a conflict with a tool that is long gone.
@@ -80,24 +79,23 @@ function ownFields({ metadata }: Json): number[] {
   return ((metadata.managedFields ?? []) as Json[]).flatMap(({ manager }, i) => (manager === FIELD_MANAGER ? [i] : []));
 }
 
-/**
- * A StatefulSet goes on to the next pod only when the last one is ready, and it waits for ever for one that never will be,
- * even when its template has changed since ("Forced rollback" in the Kubernetes documentation of StatefulSets). Such a pod has
- * to be deleted.
- */
-export function waitsForReady(kind: string, workload: Json): boolean {
-  return kind === 'statefulset' && workload.spec.podManagementPolicy !== 'Parallel';
-}
+/** Longest wait for a controller to see a changed template, ms. */
+const SEEN_MS = 30_000;
 
 /**
- * Deletes those of a StatefulSet's pods that would keep it from following its new template (see `waitsForReady`), once its
- * controller has seen that template.
+ * Deletes those of a workload's pods that do not come to its present template by themselves (see `following`), once its
+ * controller has seen that template. `choose`: which of the workload's own. @returns their names.
  */
-export async function unblock(api: Api, held: Held, podsOf: PodsOf, blocks: (pod: Json) => boolean): Promise<void> {
-  if (held.kind !== 'statefulset') return;
+export async function unblock(
+  api: Api,
+  held: Held,
+  podsOf: PodsOf,
+  choose: (pods: Json[], workload: Json) => Json[],
+): Promise<string[]> {
   let workload = await api.request('GET', held.apiPath);
-  if (!waitsForReady(held.kind, workload)) return;
-  for (let tries = 0; !(workload.status?.observedGeneration >= workload.metadata.generation) && tries < 100; tries++) {
+  if (following(held.kind, workload) === 'by-itself') return [];
+  const until = performance.now() + SEEN_MS;
+  while (!(workload.status?.observedGeneration >= workload.metadata.generation) && performance.now() < until) {
     await sleep(50);
     workload = await api.request('GET', held.apiPath);
   }
@@ -105,11 +103,12 @@ export async function unblock(api: Api, held: Held, podsOf: PodsOf, blocks: (pod
     ({ metadata }) =>
       !metadata.deletionTimestamp && metadata.ownerReferences?.some((each: Json) => each.uid === workload.metadata.uid),
   );
-  await Promise.all(
-    ours.filter(blocks).map(async ({ metadata: { name, uid } }) => {
+  return await Promise.all(
+    choose(ours, workload).map(async ({ metadata: { name, uid } }) => {
       // By uid too: the controller may have been faster, and its new pod has the same name.
       const body = { apiVersion: 'v1', kind: 'DeleteOptions', preconditions: { uid } };
       await unlessGone(api.request('DELETE', `/api/v1/namespaces/${held.namespace}/pods/${name}`, { body }));
+      return name;
     }),
   );
 }

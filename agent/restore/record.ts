@@ -17,9 +17,12 @@ export function objectName(sessionId: string): string {
 /** Whose session it is. `since`: ISO 8601. */
 export type Holder = { id: string; owner: string; host: string; since: string };
 
+/** Where a change is: the swapped container, its pod's spec, or the workload's own object. */
+export type Place = 'container' | 'pod' | 'workload';
+
 /** A field: what it was and what we made it (absent: the field was, or is made, absent). */
 export type FieldChange = {
-  in: 'container' | 'pod';
+  in: Place;
   field: string[];
   was?: Json;
   now?: Json;
@@ -28,7 +31,7 @@ export type FieldChange = {
 };
 /** An item of a list, known by its name. */
 export type ItemChange = {
-  in: 'container' | 'pod';
+  in: Place;
   list: string[];
   name: string;
   was?: Json;
@@ -42,10 +45,20 @@ export type Change = FieldChange | ItemChange;
 export type SessionRecord = Holder & {
   v: 1;
   container: string;
+  /** Of the workload's pods only one is the agent's. */
+  one?: true;
+  /** Of a pod of lpk's own: the workload that it stands beside, `deployment/web`. */
+  beside?: string;
   /** How many objects were made for the annotation itself. */
   made?: number;
   changed: Change[];
 };
+
+/** On the ConfigMap of a session that holds a pod: a `PodRecord`. The pod may be gone while the session is not. */
+export const POD_ANNOTATION = 'lpk.dev/pod';
+
+/** `pod`: its name. */
+export type PodRecord = SessionRecord & { pod: string };
 
 /** Where the pod's spec is in a workload. */
 export const POD: Path = ['spec', 'template', 'spec'];

@@ -259,7 +259,8 @@ describe('finding', () => {
       servicePorts: [{ name: 'http', port: 80, targetPort: 8080, protocol: 'TCP' }],
       replicas: 1,
       hostNetwork: false,
-      selector: 'app=web',
+      one: false,
+      podQuery: { labelSelector: 'app=web' },
     });
   });
 
@@ -280,10 +281,11 @@ describe('finding', () => {
       ['both', 'ambiguous-workload', /deployment\/blue, deployment\/green/],
       ['nobody', 'no-workload', /Service nobody has no workload and no pods/],
       ['db', 'no-replicas', /statefulset\/db has no pods/],
-      ['bare', 'unsupported-workload', /leads to pod bare, a bare pod/],
-      ['pod/bare', 'unsupported-workload', /a bare pod/],
-      ['job', 'unsupported-workload', /belongs to Job job; lpk serves Deployments/],
-      ['alone', 'unsupported-workload', /belongs to ReplicaSet alone/],
+      [
+        'job',
+        'unsupported-workload',
+        /Service job leads to pod job-\S+, which is not .* belongs to Job job; a Job’s pods/,
+      ],
       ['web-all', 'ambiguous-container', /deployment\/web.*app, side/],
       ['wep', 'not-found', /no Service "wep" in namespace dep-.*; there is web$/],
       ['blue', 'not-found', /no Service "blue".*; there is deployment\/blue$/],
@@ -298,6 +300,14 @@ describe('finding', () => {
         return true;
       });
     }
+    for (const text of ['bare', 'pod/bare']) {
+      assert.equal((await find(text)).apiPath, `/api/v1/namespaces/${namespace}/pods/bare`);
+    }
+    assert.equal((await find('alone')).apiPath, `/apis/apps/v1/namespaces/${namespace}/replicasets/alone`);
+    const [owned] = (await cluster.request('GET', `/apis/apps/v1/namespaces/${namespace}/replicasets`)).items.filter(
+      ({ metadata }: Json) => metadata.name.startsWith('web-'),
+    );
+    assert.equal((await find(`rs/${owned.metadata.name}`, 'app')).apiPath, (await find('deploy/web', 'app')).apiPath);
     await assert.rejects(find('web', 'nginx'), { code: 'not-found', message: /no container "nginx".*app, side/ });
   });
 });
@@ -645,7 +655,7 @@ describe('refused', () => {
 
   test('ways that lead nowhere', async () => {
     const target = await deployed(workload('Deployment', 'nowhere'));
-    const query = { labelSelector: target.selector };
+    const query = { labelSelector: target.podQuery.labelSelector };
     const [pod] = (await cluster.request('GET', `/api/v1/namespaces/${namespace}/pods`, { query })).items;
     for (const way of [throughProxy, throughPortForward]) {
       for (const [name, code] of [

@@ -124,7 +124,10 @@ export class Shop {
   async create(...objects: Json[]): Promise<void> {
     await Promise.all(
       objects.map((object) =>
-        this.cluster.request('POST', this.#listPath(object), { body: conforming(object, this.#strictness) }),
+        this.cluster.request('POST', this.#listPath(object), {
+          body: conforming(object, this.#strictness),
+          query: { fieldManager: 'shop' },
+        }),
       ),
     );
   }
@@ -229,7 +232,10 @@ export class Shop {
     const { kind, name: app } = this.#ref(name);
     const revisions = kind === 'deployment' ? 'replicasets' : 'controllerrevisions';
     const history = `/apis/apps/v1/namespaces/${this.namespace}/${revisions}`;
-    const { items } = await this.cluster.request('GET', history, { query: { labelSelector: `app=${app}` } });
+    const { items } =
+      kind === 'replicaset'
+        ? { items: [] }
+        : await this.cluster.request('GET', history, { query: { labelSelector: `app=${app}` } });
     const agents = [...(await this.pods(name)), ...(items as Json[])].filter((each) =>
       JSON.stringify(each).includes('lpk'),
     );
@@ -249,7 +255,11 @@ function nameOf({ kind, metadata }: Json): string {
 type Shape = { container?: object; pod?: object; spec?: object; env?: Record<string, string>; sidecar?: object };
 
 /** One that answers HTTP on the port that `env.PORT` says (8080), labelled `app: NAME`, with whatever is given put over it. */
-export function workload(kind: 'Deployment' | 'StatefulSet' | 'DaemonSet', name: string, given: Shape = {}): Json {
+export function workload(
+  kind: 'Deployment' | 'StatefulSet' | 'DaemonSet' | 'ReplicaSet',
+  name: string,
+  given: Shape = {},
+): Json {
   const { container, pod, spec, env, sidecar } = given;
   const port = Number(env?.PORT ?? 8080);
   const all = Object.entries({ ROLE: name, PORT: `${port}`, ...env }).map(([key, value]) => ({ name: key, value }));

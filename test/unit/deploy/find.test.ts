@@ -7,7 +7,16 @@ import {
   servicePorts,
   similarNames,
 } from '../../../agent/deploy/find.ts';
-import { assertServable, replicasOf, selectorString, selects } from '../../../agent/deploy/workload.ts';
+import type { Json } from '../../../agent/deploy/kube.ts';
+import {
+  assertServable,
+  replicasOf,
+  selectorString,
+  selects,
+  servedOf,
+  type WorkloadKind,
+  whichPods,
+} from '../../../agent/deploy/workload.ts';
 
 test('a target is a Service unless its kind is given, by any of kubectl’s names', () => {
   const table: [string, string, string][] = [
@@ -37,7 +46,7 @@ test('what names no target is refused as usage', () => {
     '/',
     'web/',
     '/web',
-    'job/x',
+    'thing/x',
     'constructor/x',
     'a/b/c',
     'Web',
@@ -172,7 +181,35 @@ test('names that a person may have meant', () => {
   assert.equal(similarNames('a', ['a1', 'a2', 'a3', 'a4']).length, 3);
 });
 
-test('a workload whose pods would not follow a change is refused before it is touched', () => {
+test('a Job has no place to take, which is said when it is named', () => {
+  for (const text of ['job/x', 'cronjob/x', 'cj/x', 'Jobs/x']) {
+    const message = /a Job’s pods do their work once and end; run its program here with `lpk run/;
+    assert.throws(() => parseTarget(text), { code: 'unsupported-workload', message });
+  }
+  assert.deepEqual(parseTarget('rs/x'), { kind: 'replicaset', name: 'x' });
+  assert.deepEqual(parseTarget('job'), { kind: 'service', name: 'job' });
+});
+
+test('what is served, where it is not every pod', () => {
+  const sts = (replicas: number, partition: number, ordinals = {}) => ({
+    metadata: { name: 'db' },
+    spec: { replicas, ordinals, updateStrategy: { type: 'RollingUpdate', rollingUpdate: { partition } } },
+  });
+  const said = (kind: WorkloadKind, workload: Json, one: boolean, asked = one) =>
+    whichPods({ kind, workload, one }, asked);
+  assert.equal(said('statefulset', sts(3, 0), false), undefined);
+  assert.equal(said('statefulset', sts(4, 2), false), 'db-2 to db-3 of its 4 pods (update partition 2)');
+  assert.equal(said('statefulset', sts(4, 3, { start: 10 }), false), 'db-13 of its 4 pods (update partition 3)');
+  assert.equal(said('statefulset', sts(4, 0), true), 'db-3 of its 4 pods (--replicas one)');
+  const ds = { metadata: { name: 'log' }, spec: {}, status: { desiredNumberScheduled: 5 } };
+  assert.equal(said('daemonset', ds, true), '1 of its 5 pods (--replicas one)');
+  assert.equal(said('daemonset', ds, false), undefined);
+  const web = { metadata: { name: 'web' }, spec: { replicas: 3 } };
+  assert.equal(said('deployment', web, true), 'one more pod beside its 3 (--replicas one); it is not changed itself');
+  assert.match(said('deployment', web, false, true) ?? '', /the same as all/);
+});
+
+test('a workload none of whose pods would follow a change is refused before it is touched', () => {
   const workload = (spec: object, status: object = {}) => ({
     metadata: { name: 'x' },
     spec: { replicas: 1, template: { spec: {} }, ...spec },
@@ -180,10 +217,13 @@ test('a workload whose pods would not follow a change is refused before it is to
   });
   const unsupported = (message: RegExp) => ({ code: 'unsupported-workload', message });
   assert.throws(() => assertServable('deployment', workload({ paused: true })), unsupported(/deployment\/x is paused/));
-  const onDelete = workload({ updateStrategy: { type: 'OnDelete' } });
-  assert.throws(() => assertServable('statefulset', onDelete), unsupported(/OnDelete/));
-  const partition = workload({ updateStrategy: { type: 'RollingUpdate', rollingUpdate: { partition: 2 } } });
-  assert.throws(() => assertServable('statefulset', partition), unsupported(/partition 2/));
+  const partitioned = (replicas: number) =>
+    workload({ replicas, updateStrategy: { type: 'RollingUpdate', rollingUpdate: { partition: 2 } } });
+  const message = /has the update partition 2, which none of its 2 pods is beyond: lower it below 2/;
+  assert.throws(() => assertServable('statefulset', partitioned(2)), unsupported(message));
+  assert.doesNotThrow(() => assertServable('statefulset', partitioned(3)));
+  assert.equal(servedOf('statefulset', partitioned(5)), 3);
+  assert.doesNotThrow(() => assertServable('daemonset', workload({ updateStrategy: { type: 'OnDelete' } })));
   const windows = workload({ template: { spec: { nodeSelector: { 'kubernetes.io/os': 'windows' } } } });
   assert.throws(() => assertServable('deployment', windows), unsupported(/Windows/));
   assert.throws(() => assertServable('deployment', workload({ replicas: 0 })), {

@@ -11,7 +11,7 @@ import {
   rightsToRestore,
   rightsToServe,
 } from '../../../agent/deploy/preflight.ts';
-import { rightsToLease, rightsToRestorer } from '../../../agent/deploy/restorer.ts';
+import { rightsToLease, rightsToNamePods, rightsToRestorer } from '../../../agent/deploy/restorer.ts';
 import { WORKLOAD_KINDS, workloadRef } from '../../../agent/deploy/workload.ts';
 import { inWords, readRoles } from '../../rbac.ts';
 
@@ -32,7 +32,7 @@ const serve = [...service, ...held.flatMap(rightsToServe), ...rightsToReach('pro
 const helps = (restorer: boolean) =>
   WORKLOAD_KINDS.flatMap((kind) => helpsToServe({ kind }, { command: true, restorer }));
 const rightsOf = (all: { rights: Right[] }[]) => all.flatMap(({ rights }) => rights);
-const restorer = WORKLOAD_KINDS.flatMap((kind) => rightsToRestorer({ kind }));
+const restorer = held.flatMap(rightsToRestorer);
 const discovery = { group: 'discovery.k8s.io', resource: 'endpointslices' };
 
 const expected: Record<string, { needed: Right[]; optional: Right[] }> = {
@@ -72,3 +72,29 @@ for (const [name, { needed, optional }] of Object.entries(expected)) {
     assert.deepEqual(all.length, new Set(all).size, 'each once');
   });
 }
+
+test('the Role lpk-kinds is what the other kinds ask for besides', () => {
+  const more = readRoles(readFileSync(path.join(import.meta.dirname, '../../../docs/rbac-kinds.yaml'), 'utf8'));
+  assert.deepEqual([...more.keys()], ['lpk-kinds']);
+  const template = { metadata: {}, spec: { template: {} } };
+  const replicaSet = { ...workloadRef('replicaset', 'shop', 'web'), workload: template };
+  const bare = { ...workloadRef('pod', 'shop', 'web'), workload: template };
+  const beside = { ...bare, beside: workloadRef('deployment', 'shop', 'web') };
+  const asked = [replicaSet, bare, beside].flatMap((target) => [
+    ...rightsToServe(target),
+    ...rightsToRestore(target, { wait: true }),
+    ...rightsToRestorer(target),
+    ...rightsToNamePods(target),
+  ]);
+  const has = (rights: Right[]) => new Set(rights.map(inWords));
+  const connect = has([...(roles.get('lpk-connect') ?? []), ...(roles.get('lpk-restore') ?? [])]);
+  const lacking = [...has(asked)].filter((right) => !connect.has(right));
+  const given = has(more.get('lpk-kinds') ?? []);
+  assert.deepEqual(
+    lacking.filter((right) => !given.has(right)),
+    [],
+    'nothing is missing',
+  );
+  const superfluous = [...given].filter((right) => !has(asked).has(right));
+  assert.deepEqual(superfluous, []);
+});

@@ -1,10 +1,17 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { agentVolume } from '../../../agent/deploy/agent-container.ts';
 import { restore, type SwapSpec, swapIn } from '../../../agent/deploy/apply.ts';
 import type { Target } from '../../../agent/deploy/find.ts';
 import type { Cluster, Json, RequestOptions } from '../../../agent/deploy/kube.ts';
 import { release } from '../../../agent/deploy/release.ts';
-import { rightsToLease, rightsToRestorer } from '../../../agent/deploy/restorer.ts';
+import {
+  namePods,
+  restorerRules,
+  rightsToLease,
+  rightsToNamePods,
+  rightsToRestorer,
+} from '../../../agent/deploy/restorer.ts';
 import { workloadRef } from '../../../agent/deploy/workload.ts';
 import { type ErrorCode, LpkError } from '../../../agent/wire/errors.ts';
 import { applyPatch } from './workloads.ts';
@@ -16,6 +23,7 @@ const LEASE = `/apis/coordination.k8s.io/v1/namespaces/shop/leases/lpk-${SESSION
 class Recorder {
   readonly objects = new Map<string, Json>();
   readonly asked: string[] = [];
+  pods: Json[] = [];
   refuse: (what: string) => ErrorCode | undefined = () => undefined;
 
   readonly cluster = {
@@ -35,7 +43,8 @@ class Recorder {
       this.objects.set(at, { ...body, metadata: { ...body.metadata, uid: `uid of ${body.kind}` } });
       return this.objects.get(at);
     }
-    if (method === 'GET' && path.endsWith('/pods')) return { items: [] };
+    if (method === 'GET' && path.endsWith('/pods')) return { items: structuredClone(this.pods) };
+    if (method === 'DELETE' && path.includes('/pods/')) return {};
     const object = this.objects.get(path);
     if (!object) throw new LpkError('not-found', `${path} is not there`);
     if (method === 'DELETE') this.objects.delete(path);
@@ -49,17 +58,20 @@ class Recorder {
   get kinds(): string[] {
     return [...this.objects.values()]
       .map(({ kind }) => kind)
-      .filter((kind) => !/^(Deployment|StatefulSet)$/.test(kind))
+      .filter((kind) => !/^(Deployment|StatefulSet|ReplicaSet)$/.test(kind))
       .toSorted();
   }
 }
 
-function scene(kind: 'deployment' | 'statefulset') {
+type Kind = 'deployment' | 'statefulset' | 'replicaset';
+const KINDS = { deployment: 'Deployment', statefulset: 'StatefulSet', replicaset: 'ReplicaSet' };
+
+function scene(kind: Kind) {
   const recorder = new Recorder();
   const ref = workloadRef(kind, 'shop', 'web');
   const workload = {
     apiVersion: 'apps/v1',
-    kind: kind === 'deployment' ? 'Deployment' : 'StatefulSet',
+    kind: KINDS[kind],
     metadata: { name: 'web', namespace: 'shop', uid: 'uid-web', resourceVersion: '1', generation: 1 },
     spec: {
       replicas: 2,
@@ -140,16 +152,19 @@ test('the restorer’s Role names exactly the objects of the session', async () 
   ]);
 });
 
-async function rulesOf(kind: 'deployment' | 'statefulset'): Promise<Json[]> {
+async function rulesOf(kind: Kind): Promise<Json[]> {
   const { recorder, target, spec } = scene(kind);
   await swapIn(recorder.cluster, target, spec);
   return recorder.objects.get(path(RBAC, 'roles')).rules;
 }
 
 test('nobody can grant what they lack: each right of the Role is asked for beforehand', async () => {
-  for (const kind of ['deployment', 'statefulset'] as const) {
-    const asked = [...rightsToLease(), ...rightsToRestorer({ kind })];
-    for (const { apiGroups, resources, verbs } of (await rulesOf(kind)).slice(1)) {
+  for (const kind of ['deployment', 'statefulset', 'replicaset'] as const) {
+    const { workload, ref } = scene(kind);
+    const asked = [...rightsToLease(), ...rightsToRestorer({ kind, workload })];
+    const named = restorerRules(ref, { session: SESSION, pods: ['web-x7k2p'] });
+    for (const { apiGroups, resources, verbs } of kind === 'replicaset' ? named : (await rulesOf(kind)).slice(1)) {
+      if (resources[0] === `${kind}s`) continue; // of the rights to serve it
       for (const verb of verbs) {
         const right = asked.find(
           (each) => each.verb === verb && each.resource === resources[0] && (each.group ?? '') === apiGroups[0],
@@ -158,6 +173,83 @@ test('nobody can grant what they lack: each right of the Role is asked for befor
       }
     }
   }
+});
+
+test('pods whose names come later are named to the restorer as they do, first in its Role', async () => {
+  const { recorder, target, spec, ref, workload } = scene('replicaset');
+  assert.deepEqual(rightsToNamePods(target), [
+    { verb: 'patch', group: 'rbac.authorization.k8s.io', resource: 'roles' },
+  ]);
+  for (const known of ['deployment', 'statefulset'] as const)
+    assert.deepEqual(rightsToNamePods(scene(known).target), []);
+  const onDelete = { ...workload, spec: { ...workload.spec, updateStrategy: { type: 'OnDelete' } } };
+  assert.equal(rightsToNamePods({ kind: 'daemonset', workload: onDelete }).length, 1);
+  await swapIn(recorder.cluster, target, spec);
+  const role = path(RBAC, 'roles');
+  assert.ok(!JSON.stringify(recorder.objects.get(role).rules).includes('pods'), 'none yet');
+  recorder.asked.length = 0;
+  await namePods(recorder.cluster, ref, SESSION, { pods: ['web-a'], more: ['web-a'] });
+  await namePods(recorder.cluster, ref, SESSION, { pods: ['web-a', 'web-b'], more: ['web-b'] });
+  await namePods(recorder.cluster, ref, SESSION, { pods: ['web-b'], more: [] });
+  assert.deepEqual(recorder.asked, [
+    ...Array(2)
+      .fill([`PATCH ${role}`, `PATCH ${LEASE}`])
+      .flat(),
+    `PATCH ${LEASE}`,
+  ]);
+  const named = recorder.objects.get(role).rules.slice(-2);
+  const what = { apiGroups: [''], resources: ['pods'], verbs: ['get', 'delete'] };
+  assert.deepEqual(named, [
+    { ...what, resourceNames: ['web-a'] },
+    { ...what, resourceNames: ['web-b'] },
+  ]);
+  assert.equal(recorder.objects.get(LEASE).metadata.annotations['lpk.dev/pods'], 'web-b');
+});
+
+/** A workload's pods: its own uid as theirs, running or not, an agent's or not. */
+function podsOf(workload: Json, ...pods: [name: string, ready: boolean, session?: string][]): Json[] {
+  return pods.map(([name, ready, session]) => ({
+    metadata: { name, uid: `uid of ${name}`, ownerReferences: [{ uid: workload.metadata.uid, controller: true }] },
+    spec: { volumes: session ? [agentVolume(session)] : [] },
+    status: { conditions: [{ type: 'Ready', status: ready ? 'True' : 'False' }] },
+  }));
+}
+
+test('pods that follow only when they are deleted are deleted: the old ones by the swap, the agents’ by the restore', async () => {
+  const { recorder, target, spec, workload } = scene('replicaset');
+  const deleted = () =>
+    recorder.asked.filter((what) => /^DELETE .*\/pods\//.test(what)).map((what) => what.split('/').at(-1));
+  recorder.pods = podsOf(workload, ['web-a', true], ['web-b', false], ['web-c', true, SESSION]);
+  recorder.pods.push({ ...recorder.pods[0], metadata: { name: 'stranger', ownerReferences: [{ uid: 'other' }] } });
+  const held = await swapIn(recorder.cluster, target, spec);
+  assert.deepEqual(deleted(), ['web-a', 'web-b']);
+  recorder.asked.length = 0;
+  const { deleted: told } = await restore(recorder.cluster, held);
+  assert.deepEqual(deleted(), ['web-c']);
+  assert.deepEqual(told, ['web-c']);
+});
+
+test('of one pod alone the others are left, and a second try takes no second one', async () => {
+  const { recorder, target, spec, workload } = scene('replicaset');
+  const deleted = () => recorder.asked.filter((what) => /^DELETE .*\/pods\//.test(what)).length;
+  recorder.pods = podsOf(workload, ['web-a', true], ['web-b', true]);
+  await swapIn(recorder.cluster, { ...target, one: true }, spec);
+  assert.equal(deleted(), 1);
+
+  const again = scene('replicaset');
+  again.recorder.pods = podsOf(again.workload, ['web-a', true], ['web-b', true, SESSION]);
+  await swapIn(again.recorder.cluster, { ...again.target, one: true }, again.spec);
+  assert.ok(!again.recorder.asked.some((what) => /^DELETE .*\/pods\//.test(what)));
+});
+
+test('of a partitioned StatefulSet only pods beyond the partition are in the way', async () => {
+  const { recorder, target, spec, workload } = scene('statefulset');
+  workload.spec.replicas = 3;
+  Object.assign(workload.spec, { updateStrategy: { type: 'RollingUpdate', rollingUpdate: { partition: 1 } } });
+  recorder.pods = podsOf(workload, ['web-0', false], ['web-1', false], ['web-2', true]);
+  await swapIn(recorder.cluster, target, spec);
+  const deleted = recorder.asked.filter((what) => /^DELETE .*\/pods\//.test(what));
+  assert.deepEqual(deleted, ['DELETE /api/v1/namespaces/shop/pods/web-1']);
 });
 
 test('where a Role is refused the session goes on without, and says why; nothing is left when it ends', async () => {

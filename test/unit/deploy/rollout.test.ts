@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { agentVolume } from '../../../agent/deploy/agent-container.ts';
 import { podTracker, rolloutState } from '../../../agent/deploy/rollout.ts';
+import { SESSION_ANNOTATION } from '../../../agent/restore/record.ts';
 
 // biome-ignore lint/suspicious/noExplicitAny: Kubernetes objects, untyped as in the code under test.
 type Json = any;
@@ -165,4 +166,71 @@ test('StatefulSets and DaemonSets', () => {
   assert.deepEqual([ds({}).done, ds({}).total], [false, 3]);
   assert.equal(ds({ updatedNumberScheduled: 3, numberAvailable: 2 }).text, '2 of 3 pods ready');
   assert.equal(ds({ updatedNumberScheduled: 3, numberAvailable: 3 }).done, true);
+});
+
+test('a partitioned StatefulSet is rolled out when the pods beyond the partition are; put back, when all are alike', () => {
+  const spec = { replicas: 4, updateStrategy: { type: 'RollingUpdate', rollingUpdate: { partition: 2 } } };
+  const sts = (status: object) => rolloutState('statefulset', workload(spec, { readyReplicas: 4, ...status }));
+  const held = { updateRevision: 'agent', currentRevision: 'own' };
+  assert.equal(sts({ ...held, updatedReplicas: 1 }).text, '1 of 2 pods replaced');
+  assert.equal(sts({ ...held, updatedReplicas: 2, readyReplicas: 3 }).text, '3 of 4 pods ready');
+  assert.equal(sts({ ...held, updatedReplicas: 2 }).done, true);
+  const back = { updateRevision: 'own', currentRevision: 'own' };
+  assert.equal(sts({ ...back, updatedReplicas: 2 }).text, '2 of 4 pods replaced', 'two are the agent’s still');
+  assert.equal(sts({ ...back, updatedReplicas: 4 }).done, true);
+});
+
+/** Held by `SESSION`, of one pod alone. */
+function ofOne(spec: object, status: object): Json {
+  const record = { v: 1, id: SESSION, one: true, changed: [] };
+  const held = workload(spec, status);
+  held.metadata.annotations = { [SESSION_ANNOTATION]: JSON.stringify(record) };
+  return held;
+}
+
+test('OnDelete: all pods, or one where one was asked for', () => {
+  const spec = { replicas: 3, updateStrategy: { type: 'OnDelete' } };
+  const status = { updateRevision: 'agent', currentRevision: 'own', readyReplicas: 3 };
+  const all = (updated: number) => rolloutState('statefulset', workload(spec, { ...status, updatedReplicas: updated }));
+  assert.deepEqual([all(2).done, all(3).done], [false, true], 'its revision never becomes the current one');
+  const one = (updated: number) => rolloutState('statefulset', ofOne(spec, { ...status, updatedReplicas: updated }));
+  assert.deepEqual([one(0).done, one(1).done], [false, true]);
+  const ds = (updated: number) =>
+    rolloutState(
+      'daemonset',
+      ofOne({}, { desiredNumberScheduled: 3, numberAvailable: 3, updatedNumberScheduled: updated }),
+    );
+  assert.deepEqual([ds(0).text, ds(1).done], ['0 of 1 pods replaced', true]);
+});
+
+test('a ReplicaSet is told by its pods, as its status says nothing of their template', () => {
+  const ready = { status: { conditions: [{ type: 'Ready', status: 'True' }] } };
+  const agent = { metadata: {}, spec: { volumes: [agentVolume(SESSION)] } };
+  const own = { metadata: {}, spec: {} };
+  const ending = { metadata: { deletionTimestamp: 'now' }, spec: {}, ...ready };
+  const stale = { availableReplicas: 2 };
+  const held = ofOne({ replicas: 2 }, stale);
+  const record = JSON.parse(held.metadata.annotations[SESSION_ANNOTATION]);
+  const all = structuredClone(held);
+  all.metadata.annotations = { [SESSION_ANNOTATION]: JSON.stringify({ ...record, one: undefined }) };
+  const text = (of: Json, ...pods: Json[]) => rolloutState('replicaset', of, pods).text;
+  assert.equal(text(all, { ...own, ...ready }, { ...agent, ...ready }), '1 of 2 pods replaced');
+  assert.equal(text(all, agent, { ...agent, ...ready }, ending), '1 of 2 pods ready');
+  assert.equal(
+    rolloutState('replicaset', all, [
+      { ...agent, ...ready },
+      { ...agent, ...ready },
+    ]).done,
+    true,
+  );
+  assert.equal(
+    rolloutState('replicaset', held, [
+      { ...own, ...ready },
+      { ...agent, ...ready },
+    ]).done,
+    true,
+  );
+  const back = workload({ replicas: 2 }, stale);
+  assert.equal(text(back, { ...own, ...ready }, { ...agent, ...ready }), '1 of 2 pods replaced');
+  assert.equal(rolloutState('replicaset', back).done, true, 'without its pods, by its status');
 });

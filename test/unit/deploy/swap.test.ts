@@ -10,7 +10,7 @@ import { applyPatch, madeUpWorkload, random } from './workloads.ts';
 type Json = any;
 
 const SHAPES = 400;
-const AGENT = { session: 'abcdefghij', image: 'node:24-alpine', probePort: 47602, servedPorts: [80, 8080] };
+const AGENT = { session: 'abcdefghij', image: 'node:24-alpine', probePort: 47602, servedPorts: [80, 8080], one: false };
 const HOLDER = { id: 'abcdefghij', owner: 'alice', host: 'laptop', since: '2026-11-24T15:33:00.000Z' };
 
 function swapped(workload: Json, container = 'web', agent = AGENT): Json {
@@ -46,6 +46,30 @@ test('swap and restore give back the same JSON, whatever the workload looks like
     assert.notDeepEqual(podOf(held), podOf(workload), `seed ${seed}: nothing swapped`);
     assert.deepEqual(restored(held), workload, `seed ${seed}`);
   }
+});
+
+test('of one pod alone too', () => {
+  for (let seed = 1; seed <= SHAPES; seed++) {
+    const workload = madeUpWorkload(seed);
+    const held = swapped(workload, 'web', { ...AGENT, one: true });
+    assert.equal(sessionOf(held)?.one, true);
+    assert.deepEqual(restored(held), workload, `seed ${seed}`);
+  }
+});
+
+test('of one pod alone: a StatefulSet’s last by its partition, a DaemonSet’s by OnDelete', () => {
+  const strategyOf = (kind: string, spec: object) => {
+    const workload = { ...simple(), kind };
+    Object.assign(workload.spec, spec);
+    return swapped(workload, 'web', { ...AGENT, one: true }).spec.updateStrategy;
+  };
+  const rolling = (rollingUpdate: object) => ({ type: 'RollingUpdate', rollingUpdate });
+  const sts = (partition: number) => strategyOf('StatefulSet', { replicas: 3, updateStrategy: rolling({ partition }) });
+  assert.deepEqual([sts(0), sts(1)], [rolling({ partition: 2 }), rolling({ partition: 2 })]);
+  assert.deepEqual(strategyOf('DaemonSet', { updateStrategy: rolling({ maxUnavailable: 1 }) }), { type: 'OnDelete' });
+  for (const kind of ['DaemonSet', 'StatefulSet'])
+    assert.deepEqual(strategyOf(kind, { replicas: 3, updateStrategy: { type: 'OnDelete' } }), { type: 'OnDelete' });
+  assert.equal(strategyOf('ReplicaSet', { replicas: 3 }), undefined);
 });
 
 test('a plan leaves the workload it reads as it is', () => {

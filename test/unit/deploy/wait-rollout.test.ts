@@ -131,7 +131,7 @@ test('events are asked for only while a StatefulSet has too few pods, once one i
   isPatient = true;
   assert.equal(await asks('1 of 2 pods ready', { replicas: 2, updatedReplicas: 2, readyReplicas: 1 }), false);
   assert.equal(await asks('0 of 2 pods ready', { replicas: 1, updatedReplicas: 2, readyReplicas: 0 }), true);
-  rollout.show(told({ updateRevision: 'b', currentRevision: 'b', replicas: 2, readyReplicas: 2 }));
+  rollout.show(told({ updateRevision: 'b', currentRevision: 'b', replicas: 2, updatedReplicas: 2, readyReplicas: 2 }));
   await rollout.waiting;
 });
 

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { agentVolume } from '../../../agent/deploy/agent-container.ts';
 import { planSwap } from '../../../agent/deploy/swap.ts';
 import { LeaseClock } from '../../../agent/pod/lease-clock.ts';
 import { keepWatch } from '../../../agent/pod/restorer.ts';
@@ -187,6 +188,28 @@ test('a Lease that was deleted ends the session at once', async () => {
   world.objects.delete(LEASE);
   assert.equal(await world.run(), 0);
   assert.ok(world.isPutBack);
+});
+
+test('agents’ pods that were named to it meanwhile are deleted where they would stay; others it does not touch', async () => {
+  const world = new World();
+  const workload = world.objects.get(CONFIG.apiPath);
+  Object.assign(workload.metadata, { uid: 'u', generation: 1 });
+  workload.status = { observedGeneration: 1 };
+  const pod = (name: string, owner: string, session?: string) =>
+    world.objects.set(`/api/v1/namespaces/shop/pods/${name}`, {
+      metadata: { name, uid: name, ownerReferences: [{ uid: owner }] },
+      spec: { volumes: session ? [agentVolume(session)] : [] },
+    });
+  pod('web-a', 'u', CONFIG.session);
+  pod('web-b', 'u');
+  pod('web-c', 'other', CONFIG.session);
+  world.at(20, () => {
+    world.objects.get(LEASE).metadata.annotations = { 'lpk.dev/pods': 'web-a,web-b,web-c,web-gone' };
+    world.renew();
+  });
+  await world.run({ ...CONFIG, kind: 'replicaset' });
+  const deleted = world.did.filter((what) => what.startsWith('DELETE') && what.includes('/pods/'));
+  assert.deepEqual(deleted, [`DELETE /api/v1/namespaces/shop/pods/web-a at ${20 + SILENCE_S}`]);
 });
 
 test('what somebody put back already is only cleared away', async () => {
