@@ -141,7 +141,9 @@ function problemsOf(pod: Json, container: string): Problem[] {
     const ended = each.lastState?.terminated;
     const last = ended && `last ended with ${ended.reason ?? 'exit code'} (exit code ${ended.exitCode})`;
     const detail =
-      waiting.reason === 'CrashLoopBackOff' && last ? `${last} ${ended.message ?? ''}` : (waiting.message ?? '');
+      waiting.reason === 'CrashLoopBackOff' && last
+        ? `${last}${ended.message ? `: ${ended.message}` : ''}`
+        : (waiting.message ?? '');
     const what = `container ${each.name}: ${known.what}`;
     // Another container's trouble is the workload's own, and may well have been there before.
     const fatal = known.fatal && (each.name === container || initContainerStatuses.includes(each));

@@ -56,7 +56,7 @@ before(async () => {
     shop.deploy(
       ...ALL.flatMap((kind) => [probed(kind), service(kind, [[80, 8080]])]),
       ...[apart, beside, workload('Deployment', 'connected')],
-      workload('Deployment', 'late', { spec: { progressDeadlineSeconds: 10, strategy: { type: 'Recreate' } } }),
+      workload('Deployment', 'late', { spec: { strategy: { type: 'Recreate' } } }),
       service('two', [[80, 8080]], { selector: { tier: 'two' } }),
     ),
   ]);
@@ -170,10 +170,14 @@ describe('readiness', { concurrency: true }, () => {
     const spec = await shop.specOf('deployment/late');
     const lpk = shop.lpk('connect', 'deployment/late', '-p', `${await freePort()}:8080`);
     await lpk.event('ready');
+    const deadline = (value: number) =>
+      shop.patch('deployment/late', [{ op: 'replace', path: '/spec/progressDeadlineSeconds', value }]);
+    await deadline(1);
     await eventually('the deadline has passed', async () => {
       const { status } = await shop.workload('deployment/late');
       return status.conditions.some(({ reason }: Json) => reason === 'ProgressDeadlineExceeded');
     });
+    await deadline(600);
     await leave(lpk);
     await lpk.event('restore', ({ state }) => state === 'done');
     const complaints = lpk.events.filter(({ event }) => ['warning', 'trouble', 'error'].includes(event));
