@@ -4,8 +4,11 @@ import { reachError, throughPortForward, throughProxy } from '../agent/deploy/re
 import { type ErrorCode, LpkError } from '../agent/wire/errors.ts';
 import { Tunnel } from '../proxy/tunnel.ts';
 
-/** How long an agent that runs may take to answer; the shorter one when another transport can still be tried. */
-const FIRST_ANSWER_MS = 30_000;
+/**
+ * How long an agent that runs may take to answer, as on a node where twenty others start at that moment; the shorter one when another
+ * transport can still be tried.
+ */
+const FIRST_ANSWER_MS = 90_000;
 const TRY_MS = 8_000;
 /** Failures of a transport that the other one may not have. */
 const OF_THE_TRANSPORT: ReadonlySet<ErrorCode> = new Set([

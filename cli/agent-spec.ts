@@ -9,7 +9,6 @@ import { likenessOf } from '../agent/deploy/likeness.ts';
 import { preflightProxy, type Transport } from '../agent/deploy/preflight.ts';
 import { KEY_BYTES } from '../agent/wire/protocol.ts';
 import { sayGoesWithout } from './goes-without.ts';
-import { offerRestore } from './left-behind.ts';
 import type { Output } from './output.ts';
 import { whoAmI } from './whoami.ts';
 
@@ -29,7 +28,6 @@ export async function agentPodSpec(
   cluster: Cluster,
   output: Output,
 ): Promise<{ spec: AgentPodSpec; key: Buffer; transports: Transport[] }> {
-  void offerRestore(cluster, output);
   const step = output.step(`checking rights in ${cluster.namespace} (${cluster.context})`, 'check');
   try {
     const [{ transports }] = await Promise.all([

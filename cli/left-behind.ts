@@ -20,8 +20,20 @@ export function leftBehind(
   });
 }
 
+/** Proxies of `me` that no process of this laptop has; also those of `lpk run`. */
+export function proxiesLeftBehind(
+  sessions: FoundSession[],
+  me: Person,
+  here: ReadonlyMap<string, number>,
+): (FoundSession & Required<Pick<FoundSession, 'proxy'>>)[] {
+  return sessions.flatMap((session) => {
+    const { id, proxy } = session;
+    return proxy?.owner === me.owner && proxy.host === me.host && !here.has(id) ? [{ ...session, proxy }] : [];
+  });
+}
+
 /** Says what earlier sessions of this user and laptop left in the namespace, and how to put it back. Never rejects. */
-export async function offerRestore(cluster: Cluster, output: Output): Promise<void> {
+export async function offerRestore(cluster: Cluster, output: Output, { proxies = true } = {}): Promise<void> {
   try {
     const sessions = await findSessions(cluster);
     const here = sessionsHere();
@@ -33,6 +45,13 @@ export async function offerRestore(cluster: Cluster, output: Output): Promise<vo
         `left behind: ${name} is still held by your session since ${readableTime(record.since)}${seen}; \`lpk restore ${name} -n ${namespace}\` puts it back`,
         'left-behind',
         { workload: name, namespace, session: session.id, since: record.since },
+      );
+    }
+    for (const { id, namespace, proxy } of proxies ? proxiesLeftBehind(sessions, whoAmI(), here) : []) {
+      output.warn(
+        `left behind: the agent of your proxy since ${readableTime(proxy.since)}; \`lpk restore --all -n ${namespace}\` removes it`,
+        'left-behind',
+        { namespace, session: id, since: proxy.since },
       );
     }
   } catch {

@@ -11,6 +11,7 @@ import { openCluster } from './cluster.ts';
 import { ClusterNames } from './cluster-names.ts';
 import { assertMayChangeLaptop } from './laptop-changes.ts';
 import { type Leave, untilLeaving } from './leave.ts';
+import { offerRestore, proxiesLeftBehind } from './left-behind.ts';
 import { countFailures, tellLinks } from './link-events.ts';
 import { failing, type Output } from './output.ts';
 import { openControl, type ProxyStatus } from './proxy-control.ts';
@@ -19,6 +20,7 @@ import { ProxyLink } from './proxy-link.ts';
 import type { ProxyUpOptions } from './proxy-options.ts';
 import { proxyStatus, statusLine } from './proxy-status.ts';
 import { type Taken, takeOver } from './proxy-takeover.ts';
+import { noteSession, sessionsHere } from './sessions-here.ts';
 import { Undo } from './undo.ts';
 import { whoAmI } from './whoami.ts';
 
@@ -48,7 +50,10 @@ export async function proxyUp(options: ProxyUpOptions, output: Output): Promise<
 
       const route = new Route(countFailures(output));
       const asked = Promise.withResolvers<void>();
+      void offerRestore(cluster, output, { proxies: false }); // they are removed
       const { spec, key, transports } = await agentPodSpec(options, cluster, output);
+      const forget = noteSession(spec.session);
+      undo.add('forget the session', async () => forget());
       const link = new ProxyLink({ cluster, spec, key, transports, route });
       const network: ClusterNetwork = { ranges: [], namespaces: [cluster.namespace] };
       const names = new ClusterNames({
@@ -101,12 +106,10 @@ export async function proxyUp(options: ProxyUpOptions, output: Output): Promise<
   );
 }
 
-/** Pods of this user's earlier proxies into this namespace, whose lpk died: the control socket is ours, so none of them lives. */
+/** Pods of this user's earlier proxies into this namespace, whose lpk died. */
 async function removeLeftovers(cluster: Cluster, output: Output): Promise<void> {
-  const me = whoAmI();
   try {
-    for (const session of await findSessions(cluster)) {
-      if (session.proxy?.owner !== me.owner || session.proxy.host !== me.host) continue;
+    for (const session of proxiesLeftBehind(await findSessions(cluster), whoAmI(), sessionsHere())) {
       await removeOrphan(cluster, session);
       output.say(`removed what an earlier proxy left in ${session.namespace}`, 'removed', { session: session.id });
     }

@@ -205,7 +205,7 @@ async function removeProxies(
   cluster: Cluster,
   sessions: FoundSession[],
   { everyone }: RestoreOptions,
-  { output, me, running = runningSessions }: Surroundings,
+  { output, me, running = runningSessions, here = sessionsHere() }: Surroundings,
 ): Promise<number> {
   const proxies = sessions.filter(({ proxy }) => proxy);
   const alive = proxies.length > 0 ? await running() : [];
@@ -215,8 +215,9 @@ async function removeProxies(
     const { owner, host, since } = session.proxy as NonNullable<FoundSession['proxy']>;
     const mine = owner === me.owner && host === me.host;
     const of = `the proxy of ${owner} on ${host} since ${readable(since)} in namespace ${namespace}`;
-    if (alive.includes(id)) {
-      output.say(`left alone: your proxy into namespace ${namespace}, which runs; lpk proxy down ends it`);
+    if (alive.includes(id) || here.has(id)) {
+      const how = alive.includes(id) ? '; lpk proxy down ends it' : '';
+      output.say(`left alone: your proxy into namespace ${namespace}, which runs${how}`);
     } else if (mine || everyone) {
       await removeOrphan(cluster, session);
       removed++;

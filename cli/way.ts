@@ -7,11 +7,13 @@ import { dialThroughSocks } from '../proxy/socks5-client.ts';
 import { agentPodSpec } from './agent-spec.ts';
 import { openCluster } from './cluster.ts';
 import { ClusterNames } from './cluster-names.ts';
+import { offerRestore } from './left-behind.ts';
 import { countFailures, tellLinks } from './link-events.ts';
 import type { Output } from './output.ts';
 import { askingOf, onlyProxy, type ProxyAccess, type Resolved, type RunningProxy } from './proxy-control.ts';
 import { ProxyLink } from './proxy-link.ts';
 import type { RunOptions } from './run-options.ts';
+import { noteSession } from './sessions-here.ts';
 import type { Undo } from './undo.ts';
 
 /** How a command's connections and questions get into the cluster. */
@@ -50,7 +52,10 @@ async function throughOwn(options: RunOptions, undo: Undo, output: Output): Prom
   const cluster = await openCluster(options, output);
   undo.add('close the connections to the cluster', async () => cluster.close());
   const where = `${cluster.namespace} (${cluster.context})`;
+  void offerRestore(cluster, output);
   const { spec, key, transports } = await agentPodSpec(options, cluster, output);
+  const forget = noteSession(spec.session);
+  undo.add('forget the session', async () => forget());
   const route = new Route(countFailures(output));
   const link = new ProxyLink({ cluster, spec, key, transports, route });
   tellLinks(link, output);

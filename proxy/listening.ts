@@ -49,6 +49,7 @@ export class ListeningPorts {
   }
 
   async #look(): Promise<void> {
+    if (this.#ports.length === 0) return;
     const table = await listeningTable();
     await Promise.all(
       this.#ports.map(async (port) => {

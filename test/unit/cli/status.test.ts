@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import test from 'node:test';
 import type { FoundSession } from '../../../agent/deploy/apply.ts';
-import { leftBehind } from '../../../cli/left-behind.ts';
+import { leftBehind, proxiesLeftBehind } from '../../../cli/left-behind.ts';
 import { Output, type Sink } from '../../../cli/output.ts';
 import { readableSpan } from '../../../cli/readable-time.ts';
 import { noteSession, sessionsHere } from '../../../cli/sessions-here.ts';
@@ -91,6 +91,18 @@ test('left behind is one’s own, that no process here has, and that its restore
   assert.deepEqual(
     left.map(({ id }) => id),
     ['dead', 'unknown'],
+  );
+});
+
+test('a proxy is left behind when it is one’s own, and no process here has it', () => {
+  const proxy = (id: string, person: object): FoundSession => ({
+    ...{ id, namespace: 'shop', proxy: { owner: '', host: '', since: '', ...person } },
+  });
+  const sessions = [proxy('dead', ME), proxy('here', ME), proxy('bobs', BOB), { id: 'orphan', namespace: 'shop' }];
+  const left = proxiesLeftBehind(sessions, ME, new Map([['here', 1]]));
+  assert.deepEqual(
+    left.map(({ id }) => id),
+    ['dead'],
   );
 });
 
