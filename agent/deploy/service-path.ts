@@ -48,7 +48,7 @@ export function pathsOf(
   served: number[],
 ): { paths: ServicePath[]; findings: Finding[] } {
   const name = workloadName(target);
-  const { metadata = {}, spec } = target.workload.spec.template;
+  const { metadata = {}, spec } = target.workload.spec.template ?? target.workload; // a bare pod is its own
   const leading = services.filter(
     (service) => Object.keys(service.spec.selector ?? {}).length > 0 && selects(service.spec.selector, metadata.labels),
   );
@@ -138,8 +138,13 @@ function isPartial({ kind, workload, one }: Pick<Target, 'kind' | 'workload' | '
   return one || servedOf(kind, workload) < replicasOf(kind, workload);
 }
 
-/** `selector`: of the workload. */
-export function othersAmong(pods: Json[], selector: Json, path: ServicePath, ours: string[]): Finding | undefined {
+/** `selector`: of the workload; a bare pod has none. */
+export function othersAmong(
+  pods: Json[],
+  selector: Json | undefined,
+  path: ServicePath,
+  ours: string[],
+): Finding | undefined {
   const others = pods.filter(
     (pod) => !pod.metadata.deletionTimestamp && isReady(pod) && !ours.includes(pod.metadata.name),
   );
@@ -148,7 +153,7 @@ export function othersAmong(pods: Json[], selector: Json, path: ServicePath, our
       .map(({ metadata }) => metadata.name)
       .slice(0, MAX_NAMED)
       .join(', ') + (list.length > MAX_NAMED ? ', …' : '');
-  const strangers = others.filter(({ metadata }) => !matches(selector, metadata.labels ?? {}));
+  const strangers = others.filter(({ metadata }) => !selector || !matches(selector, metadata.labels ?? {}));
   if (strangers.length > 0) {
     return {
       hop: 'selector',

@@ -160,8 +160,9 @@ output.keepLog(Log.open('connect', { folders: [logs] }), false);
 const cluster = await openCluster({ kubeconfig }, output);
 const target = {
   ...workloadRef('deployment', 'shop', 'web'),
-  ...{ uid: 'w', container: 'app', selector: 'app=web', workload },
-} as Target;
+  ...{ uid: 'w', container: 'app', containerPorts: [], servicePorts: [], replicas: 1, one: false, hostNetwork: false },
+  ...{ podQuery: { labelSelector: 'app=web' }, workload },
+} satisfies Target;
 const attachment = new Attachment({
   ...{ cluster, target, session: SESSION, key: Buffer.alloc(32, 7), agentPort: 1, transports: ['proxy'] },
   ...{ ports: new Map<number, number>(), route: new Route() },

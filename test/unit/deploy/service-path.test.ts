@@ -62,6 +62,12 @@ describe('the ways to a container', () => {
     });
   });
 
+  test('are a bare pod’s too', () => {
+    const { metadata, spec } = TARGET.workload.spec.template;
+    const bare = { ...TARGET, kind: 'pod' as const, workload: { metadata, spec } };
+    assert.equal(pathsOf([service('web', web, [{ port: 80, targetPort: 'http' }])], bare, [8080]).paths.length, 1);
+  });
+
   test('are missing: no Service picks its pods, and what may have been meant is named', () => {
     assert.deepEqual(hops([service('api', { app: 'api' }, [])]).findings, [
       'selector: no Service leads to deployment/web (its pods have app=web,tier=front); only calls to the pod itself arrive here',
@@ -143,6 +149,11 @@ describe('calls go to others', () => {
       found(of('mine'), of('old'), ...strangers),
       'selector: Service web leads to pods of another workload, too: a, b, c, d, …',
     );
+  });
+
+  test('beside a bare pod, whatever their labels', () => {
+    const { hop } = othersAmong([of('mine'), of('twin')], undefined, PATH, ['mine']) ?? {};
+    assert.equal(hop, 'selector');
   });
 
   test('to the pods of before, while the new one is not ready', () => {
