@@ -3,6 +3,7 @@ import { following, indexInStatefulSet, partitionOf } from '../restore/follow.ts
 import { leasesPath, silenceMs } from '../restore/lease.ts';
 import { patch } from '../restore/patch.ts';
 import { manifestOf, readPod, SAVED_POD_KEY, type SavedPod, savedPath } from '../restore/pod.ts';
+import { promote } from '../restore/promote.ts';
 import { type PodsOf, putBack, type RestoreOutcome, unblock } from '../restore/put-back.ts';
 import {
   type Holder,
@@ -34,6 +35,7 @@ import {
   ALL_KINDS,
   assertServable,
   isReady,
+  isUnknownKind,
   listPath,
   readWorkload,
   selectorString,
@@ -133,6 +135,7 @@ export async function swapIn(cluster: Cluster, target: Target, spec: SwapSpec): 
         throw error;
       }
     });
+    if (kind === 'rollout') await promote(cluster, target);
     await unblock(cluster, target, podsOf(cluster, namespace), (pods, now) => podsToReplace(kind, pods, now));
     return held;
   } catch (error) {
@@ -178,7 +181,7 @@ async function createObjects(
   const { namespace, name, uid } = workload.metadata;
   const { image, owner: person, host, servedPorts: _, lease, key, bundle, holder, saved, user, ...config } = spec;
   const base = `/api/v1/namespaces/${namespace}`;
-  let owner: Owner | undefined = { apiVersion: 'apps/v1', kind: workload.kind, name, uid };
+  let owner: Owner | undefined = { apiVersion: workload.apiVersion, kind: workload.kind, name, uid };
   let refused: LpkError | undefined;
   const without = (error: unknown) => {
     // Without an answer nothing else would work either.
@@ -296,6 +299,9 @@ export type FoundSession = {
   lease?: { renewedAt: string; silenceMs: number; holder: string };
 };
 
+/** As owners name them. */
+const RARE: Partial<Record<WorkloadKind, string>> = { replicaset: 'ReplicaSet', rollout: 'Rollout' };
+
 const METADATA_ONLY = 'application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json';
 
 /** All sessions in the cluster's namespace or in all: held workloads, and objects whose session no workload holds. */
@@ -311,9 +317,11 @@ export async function findSessions(
   const unlisted = new Set<string>();
   for (const kind of ALL_KINDS) {
     const objects = await list(listPath(kind, namespace)).catch((error: unknown) => {
-      // Few have ReplicaSets of their own, and who may not see them serves none.
-      if (kind !== 'replicaset' || !(error instanceof LpkError) || error.code !== 'forbidden') throw error;
-      unlisted.add('ReplicaSet');
+      if (isUnknownKind(kind, error)) return [];
+      // Few have ReplicaSets of their own or Rollouts, and who may not see them serves none.
+      const rare = RARE[kind];
+      if (!rare || !(error instanceof LpkError) || error.code !== 'forbidden') throw error;
+      unlisted.add(rare);
       return [];
     });
     for (const object of objects) {

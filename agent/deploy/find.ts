@@ -2,14 +2,16 @@ import { SESSION_ANNOTATION } from '../restore/record.ts';
 import { LpkError } from '../wire/errors.ts';
 import type { Cluster, Json } from './kube.ts';
 import {
-  ALL_KINDS,
+  apiVersionOf,
   assertServable,
   asWorkload,
+  isUnknownKind,
+  kindOf,
   listPath,
+  picks,
   readWorkload,
   replicasOf,
   selectorString,
-  selects,
   servedOf,
   WORKLOAD_KINDS,
   type WorkloadKind,
@@ -65,6 +67,9 @@ const KINDS: Record<string, TargetRef['kind']> = {
   replicaset: 'replicaset',
   replicasets: 'replicaset',
   rs: 'replicaset',
+  rollout: 'rollout',
+  rollouts: 'rollout',
+  ro: 'rollout',
   pod: 'pod',
   pods: 'pod',
   po: 'pod',
@@ -90,7 +95,7 @@ export function parseTarget(text: string): TargetRef {
   }
   const kind = Object.hasOwn(KINDS, given.toLowerCase()) ? KINDS[given.toLowerCase()] : undefined;
   if (!kind || parts.length > 2) {
-    const known = 'a Service, or service/, deployment/, statefulset/, daemonset/, replicaset/ or pod/NAME';
+    const known = 'a Service, or service/, deployment/, statefulset/, daemonset/, replicaset/, rollout/ or pod/NAME';
     throw new LpkError('usage', `"${text}" names no target: give ${known}`);
   }
   if (!NAME.test(name)) throw new LpkError('usage', `"${text}" names no target: "${name}" is no Kubernetes name`);
@@ -111,8 +116,12 @@ export async function findTarget(
   const service = ref.kind === 'service' ? await readService(cluster, ref.name) : undefined;
   const { kind, workload } = await workloadBehind(cluster, ref, service);
   assertServable(kind, workload);
-  const services = service ? [service] : await servicesOf(cluster, workload);
+  const services = service ? [service] : await servicesOf(cluster, kind, workload);
   const name = workloadName({ kind, name: workload.metadata.name });
+  const one = options.one === true && servedOf(kind, workload) > 1;
+  if (one && kind === 'rollout') {
+    throw new LpkError('unsupported-workload', `${name} is served whole: --replicas one is not for Argo Rollouts`);
+  }
   const container = chooseContainer(name, workload, options.container, services);
   return {
     ...workloadRef(kind, namespace, workload.metadata.name),
@@ -124,7 +133,7 @@ export async function findTarget(
       servicePorts(each, container, runningContainers(workload.spec.template.spec)),
     ),
     replicas: replicasOf(kind, workload),
-    one: options.one === true && servedOf(kind, workload) > 1,
+    one,
     hostNetwork: workload.spec.template.spec.hostNetwork === true,
     podQuery:
       kind === 'pod'
@@ -148,7 +157,10 @@ async function workloadBehind(cluster: Cluster, ref: TargetRef, service: Json | 
   if (ref.kind === 'pod') return await behindPod(cluster, ref.name);
   const kind = ref.kind as WorkloadKind;
   const workload = await orNotFound(readWorkload(cluster, workloadRef(kind, cluster.namespace, ref.name)), async () => {
-    const all = await cluster.request('GET', listPath(kind, cluster.namespace));
+    const all = await cluster.request('GET', listPath(kind, cluster.namespace)).catch((error: unknown) => {
+      if (!isUnknownKind(kind, error)) throw error;
+    });
+    if (!all) return `this cluster has no Argo Rollouts (${apiVersionOf(kind)})`;
     return missing(cluster, `no ${kind}`, ref.name, names(all));
   });
   if (kind !== 'replicaset' || !controllerOf(workload)) return { kind, workload };
@@ -185,17 +197,19 @@ async function readService(cluster: Cluster, name: string): Promise<Json> {
 
 async function behindService(cluster: Cluster, service: Json): Promise<Found> {
   const { name } = service.metadata;
-  const selector = service.spec.selector as Record<string, string>;
   const matching: Found[] = [];
   const refused: string[] = [];
-  for (const kind of WORKLOAD_KINDS) {
+  for (const kind of [...WORKLOAD_KINDS, 'rollout'] as const) {
     // Who may not list one kind can still use the others.
     const list = await cluster.request('GET', listPath(kind, cluster.namespace)).catch((error: unknown) => {
+      if (isUnknownKind(kind, error)) return;
       if (!(error instanceof LpkError) || error.code !== 'forbidden') throw error;
-      refused.push(`${kind}s.apps`);
+      // Rollouts are then found by their pods.
+      if (kind !== 'rollout') refused.push(`${kind}s.apps`);
     });
     for (const workload of (list?.items ?? []) as Json[]) {
-      if (selects(selector, workload.spec.template.metadata?.labels)) matching.push({ kind, workload });
+      const template = workload.spec.template ?? templateReferred(workload, matching);
+      if (template && picks(service, kind, template)) matching.push({ kind, workload });
     }
   }
   const [only, ...others] = matching;
@@ -208,7 +222,12 @@ async function behindService(cluster: Cluster, service: Json): Promise<Found> {
     const lacking = `user "${cluster.user}" lacks rights in namespace ${cluster.namespace} to find what is behind`;
     throw new LpkError('forbidden', `${lacking} Service ${name}: list ${refused.join(', ')}`);
   }
-  return await behindPodsOf(cluster, name, selector);
+  return await behindPodsOf(cluster, name, service.spec.selector);
+}
+
+/** A Rollout may have its template from a Deployment, beside whose pods its own are. */
+function templateReferred({ spec: { workloadRef } }: Json, among: Found[]): Json {
+  return among.find(({ workload }) => workload.metadata.name === workloadRef?.name)?.workload.spec.template;
 }
 
 function ambiguous(service: string, all: string[]): LpkError {
@@ -268,10 +287,6 @@ async function ofOwners(cluster: Cluster, what: string, owner: Owner[]): Promise
   return { kind, workload: await readWorkload(cluster, workloadRef(kind, cluster.namespace, last?.name as string)) };
 }
 
-function kindOf(owner: Owner | undefined): WorkloadKind | undefined {
-  return owner?.apiVersion === 'apps/v1' ? ALL_KINDS.find((each) => each === owner.kind.toLowerCase()) : undefined;
-}
-
 type Owner = { apiVersion: string; kind: string; name: string; uid: string };
 
 /** The chain of controllers above a pod or ReplicaSet, nearest first. */
@@ -301,20 +316,17 @@ function belonging(owner: Owner[]): string {
   );
   const kind = owner.at(-1)?.kind ?? '';
   const why = kind === STATIC.kind ? STATIC.why : REFUSED[kind.toLowerCase()];
-  const supported = 'lpk serves Deployments, StatefulSets, DaemonSets, ReplicaSets and bare pods';
+  const supported = 'lpk serves Deployments, StatefulSets, DaemonSets, ReplicaSets, Argo Rollouts and bare pods';
   return `it belongs to ${chain.join(' of ')}; ${why ? `${why}; ${INSTEAD}` : supported}`;
 }
 
 /** Services of the namespace that pick the workload's pods; none when they may not be listed. */
-async function servicesOf(cluster: Cluster, workload: Json): Promise<Json[]> {
+async function servicesOf(cluster: Cluster, kind: WorkloadKind, workload: Json): Promise<Json[]> {
   const path = `/api/v1/namespaces/${cluster.namespace}/services`;
   const list = await cluster.request('GET', path).catch((error: unknown) => {
     if (!(error instanceof LpkError) || error.code !== 'forbidden') throw error;
   });
-  const labels = workload.spec.template.metadata?.labels;
-  return ((list?.items ?? []) as Json[]).filter(
-    ({ spec }) => Object.keys(spec.selector ?? {}).length > 0 && selects(spec.selector, labels),
-  );
+  return ((list?.items ?? []) as Json[]).filter((service) => picks(service, kind, workload.spec.template));
 }
 
 /** The container to swap: as asked, else the only one, else the one that has a Service's target port. `of`: for messages. */

@@ -17,8 +17,8 @@ export function helpsToServe(
     ...(target.service
       ? []
       : [help('ports that only Services name are not known', ['list'], { resource: 'services' })]),
-    // A Deployment's status says it by itself.
-    ...(target.kind === 'deployment' || target.kind === 'pod'
+    // A Deployment's or Rollout's status says it by itself.
+    ...(['deployment', 'rollout', 'pod'].includes(target.kind)
       ? []
       : [help('why pods are refused is not known', ['list'], { resource: 'events' })]),
     ...toForget(target.kind),

@@ -1,9 +1,9 @@
 import { unlessGone } from '../restore/api.ts';
-import { hasHistory, isInUse, revisionsPath } from '../restore/history.ts';
+import { hasHistory, isInUse, revisionsOf, revisionsPath } from '../restore/history.ts';
 import { sessionOf, sessionOfPod } from '../restore/record.ts';
 import { LpkError } from '../wire/errors.ts';
 import type { Cluster, Json } from './kube.ts';
-import { readWorkload, WORKLOAD_KINDS, type WorkloadKind, type WorkloadRef, workloadRef } from './workload.ts';
+import { kindOf, readWorkload, type WorkloadKind, type WorkloadRef, workloadRef } from './workload.ts';
 
 /** The agent in workloads' histories, from where `kubectl rollout undo` would bring it back. */
 
@@ -41,9 +41,9 @@ export async function withAgentsInHistory(
     const revisions = await unlessRefused([], () => agentRevisions(cluster, { kind, namespace }));
     for (const { metadata } of revisions) {
       const owner = ((metadata.ownerReferences ?? []) as Json[]).find(({ controller }) => controller);
-      const owning = String(owner?.kind).toLowerCase() as WorkloadKind;
-      if (!WORKLOAD_KINDS.some((each) => each === owning)) continue;
-      const ref = workloadRef(owning, metadata.namespace, owner.name);
+      const owning = kindOf(owner);
+      if (!owning) continue;
+      const ref = workloadRef(owning, metadata.namespace, owner?.name);
       found.set(ref.apiPath, ref);
     }
   }
@@ -58,7 +58,7 @@ async function agentRevisions(
 ): Promise<Revision[]> {
   const { items = [] } = await cluster.request('GET', revisionsPath(of));
   return (items as Json[]).flatMap(({ metadata, spec, status, data }) => {
-    const template = of.kind === 'deployment' ? spec.template : data?.spec?.template;
+    const template = revisionsOf(of.kind) === 'replicasets' ? spec.template : data?.spec?.template;
     const session = sessionOfPod(template?.spec ?? {});
     return session ? [{ metadata, session, spec, status }] : [];
   });

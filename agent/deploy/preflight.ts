@@ -2,7 +2,7 @@ import { following } from '../restore/follow.ts';
 import { sessionOf } from '../restore/record.ts';
 import { LpkError } from '../wire/errors.ts';
 import type { Cluster, Json } from './kube.ts';
-import { type WorkloadRef, workloadName } from './workload.ts';
+import { groupOf, type WorkloadRef, workloadName } from './workload.ts';
 
 /** What lpk may do in a namespace, asked before anything is changed. */
 
@@ -26,20 +26,29 @@ export function rightsToServe(target: Servable): Right[] {
 }
 
 function rightsOnWorkload(target: Servable): Right[] {
-  const { kind, name, beside } = target;
+  const { kind, beside } = target;
   const pods = { resource: 'pods' };
   if (beside) {
-    const workload = { group: 'apps', resource: `${beside.kind}s`, name: beside.name };
-    return [...on(['get'], workload), ...on(['create', 'get', 'list', 'watch', 'delete'], pods)];
+    return [...on(['get'], itself(beside)), ...on(['create', 'get', 'list', 'watch', 'delete'], pods)];
   }
   if (kind === 'pod') {
     const all = on(['create', 'get', 'list', 'watch', 'patch', 'delete'], pods);
     return [...all, { verb: 'get', resource: 'configmaps' }]; // what the pod was
   }
   return [
-    ...on(['get', 'list', 'watch', 'patch'], { group: 'apps', resource: `${kind}s`, name }),
+    ...on(['get', 'list', 'watch', 'patch'], itself(target)),
+    ...rightsToPromote(target),
     ...on(deletesPods(target) ? ['list', 'watch', 'delete'] : ['list', 'watch'], pods),
   ];
+}
+
+function itself({ kind, name }: WorkloadRef): Omit<Right, 'verb'> {
+  return { group: groupOf(kind), resource: `${kind}s`, name };
+}
+
+/** Without it a Rollout would wait at its first pause, in both directions. */
+function rightsToPromote(rollout: WorkloadRef): Right[] {
+  return rollout.kind === 'rollout' ? on(['patch'], { ...itself(rollout), subresource: 'status' }) : [];
 }
 
 function on(verbs: string[], what: Omit<Right, 'verb'>): Right[] {
@@ -68,7 +77,8 @@ export function rightsToRestore(target: Servable, { wait }: { wait: boolean }): 
   ];
 }
 
-function rightsToPutBack({ kind, name, workload }: Servable, wait: boolean): Right[] {
+function rightsToPutBack(held: Servable, wait: boolean): Right[] {
+  const { kind, workload } = held;
   const follow = wait ? ['list', 'watch'] : [];
   const pods = { resource: 'pods' };
   if (kind === 'pod' && sessionOf(workload)?.beside) return on(['get', 'delete'], pods);
@@ -76,7 +86,8 @@ function rightsToPutBack({ kind, name, workload }: Servable, wait: boolean): Rig
     return [...on(['create', 'get', ...follow, 'patch', 'delete'], pods), { verb: 'get', resource: 'configmaps' }];
   }
   return [
-    ...on(['get', ...follow, 'patch'], { group: 'apps', resource: `${kind}s`, name }),
+    ...on(['get', ...follow, 'patch'], itself(held)),
+    ...rightsToPromote(held),
     ...(following(kind, workload) === 'by-itself' ? [] : on(['list', 'delete'], pods)),
   ];
 }

@@ -12,13 +12,14 @@ import {
   type RestorerConfig,
   WATCHING_ANNOTATION,
 } from '../restore/lease.ts';
+import { templateHash } from '../restore/promote.ts';
 import { LpkError } from '../wire/errors.ts';
 import { AGENT_IMAGE, AGENT_MOUNT, MANAGED_BY, objectName, SESSION_LABEL } from './agent-container.ts';
 import type { Cluster, Json } from './kube.ts';
 import type { Right } from './preflight.ts';
 import { rolloutState } from './rollout.ts';
 import { oneLine } from './status.ts';
-import type { WorkloadRef } from './workload.ts';
+import { groupOf, type WorkloadRef } from './workload.ts';
 
 /**
  * What puts a workload back when its laptop died: the session's Lease, which the laptop renews, and a small Deployment that
@@ -118,12 +119,14 @@ export async function createRestorer(
   const { ref, session, lease } = given;
   const meta = metadata(session, lease);
   const { name } = meta;
+  const template = templateHash(ref.kind, workload);
   const config: RestorerConfig = {
     session,
     namespace: ref.namespace,
     kind: ref.kind,
     apiPath: ref.apiPath,
     pods: ref.kind === 'statefulset' && following(ref.kind, workload) !== 'by-itself' ? podNames(workload) : [],
+    ...(template ? { template } : {}),
   };
   const create = (path: string, body: Json) =>
     cluster.request('POST', path, { body: { ...body, metadata: meta } }).catch((error: unknown) => {
@@ -296,8 +299,10 @@ export function restorerRules(
   });
   if (kind === 'pod')
     return name === objectName(session) ? [onPods([name]), lease] : [...barePodRules(name, session), lease];
+  const itself = { apiGroups: [groupOf(kind)], resourceNames: [name] };
   return [
-    { apiGroups: ['apps'], resources: [`${kind}s`], resourceNames: [name], verbs: ['get', 'patch'] },
+    { ...itself, resources: [`${kind}s`], verbs: ['get', 'patch'] },
+    ...(kind === 'rollout' ? [{ ...itself, resources: ['rollouts/status'], verbs: ['patch'] }] : []),
     lease,
     ...(pods.length > 0 ? [onPods(pods)] : []),
   ];

@@ -1,5 +1,6 @@
 import { partitionOf } from '../restore/follow.ts';
 import { sessionOf } from '../restore/record.ts';
+import { isSeen } from '../restore/seen.ts';
 import { type ErrorCode, LpkError } from '../wire/errors.ts';
 import { sessionOfPod } from './agent-container.ts';
 import type { PodQuery } from './find.ts';
@@ -238,7 +239,7 @@ export async function waitRollout(cluster: Cluster, ref: WorkloadRef, options: R
       // A deadline that an earlier template exceeded stays there until the present one moves.
       const late = lateSince(workload);
       if (!last) stale = late;
-      if (state.failure && late !== stale && !isPatient())
+      if (state.failure && (!late || late !== stale) && !isPatient())
         throw new LpkError('rollout-failed', `${name}: ${oneLine(state.failure)}`);
       if (state.text !== last?.text || state.ready !== last.ready) {
         movedAt = performance.now();
@@ -268,12 +269,10 @@ export type RolloutState = {
 
 /** @param pods the workload's own. Only a ReplicaSet's are looked at, whose status says nothing of their template. */
 export function rolloutState(kind: WorkloadKind, workload: Json, pods?: Json[]): RolloutState {
-  const { metadata, spec, status = {} } = workload;
+  const { spec, status = {} } = workload;
   const total = replicasOf(kind, workload);
   const waiting = (ready: number, text: string) => ({ done: false, ready, total, text });
   const one = sessionOf(workload)?.one;
-  // Of those replaced: the ones that are not ready are among them, as a controller waits for each.
-  const readyOf = (updated: number, ready: number) => Math.max(0, updated - Math.max(0, total - ready));
   const done = { done: true, ready: total, total, text: `${total} of ${total} pods ready` };
   if (kind === 'pod') {
     if (status.phase === 'Failed')
@@ -282,14 +281,12 @@ export function rolloutState(kind: WorkloadKind, workload: Json, pods?: Json[]):
       ? done
       : waiting(0, status.phase === 'Running' ? 'waiting until the pod is ready' : 'waiting for the pod');
   }
-  if (!(status.observedGeneration >= metadata.generation))
-    return waiting(0, 'waiting for the controller to see the change');
+  if (!isSeen(workload)) return waiting(0, 'waiting for the controller to see the change');
   if (kind === 'daemonset') {
     const { updatedNumberScheduled: updated = 0, numberAvailable: available = 0, currentNumberScheduled = 0 } = status;
     const also = { isShort: currentNumberScheduled < total };
     const due = Math.min(total, one ? 1 : total);
-    if (updated < due)
-      return { ...waiting(readyOf(updated, available), `${updated} of ${due} pods replaced`), ...also };
+    if (updated < due) return { ...waiting(updated, `${updated} of ${due} pods replaced`), ...also };
     if (available < total) return { ...waiting(available, `${available} of ${total} pods ready`), ...also };
     return done;
   }
@@ -300,7 +297,7 @@ export function rolloutState(kind: WorkloadKind, workload: Json, pods?: Json[]):
     // Where both revisions are one, those below the partition count as updated too.
     const due = updateRevision === currentRevision ? total : onDelete && one ? 1 : servedOf(kind, workload);
     const also = { isShort: (status.replicas ?? 0) < total };
-    if (updated < due) return { ...waiting(readyOf(updated, ready), `${updated} of ${due} pods replaced`), ...also };
+    if (updated < due) return { ...waiting(updated, `${updated} of ${due} pods replaced`), ...also };
     if (ready < total) return { ...waiting(ready, `${ready} of ${total} pods ready`), ...also };
     if (updateRevision !== currentRevision && !partial)
       return waiting(updated, 'waiting for the last pod to become ready');
@@ -314,11 +311,11 @@ export function rolloutState(kind: WorkloadKind, workload: Json, pods?: Json[]):
     // Of the pods as they are: the status may be of those before.
     const available = active ? active.filter(isReady).length : (status.availableReplicas ?? 0);
     const also = { isShort: active !== undefined && active.length < total };
-    if (updated < due)
-      return { ...waiting(readyOf(updated, available), `${updated} of ${due} pods replaced`), ...also };
+    if (updated < due) return { ...waiting(updated, `${updated} of ${due} pods replaced`), ...also };
     if (available < total) return { ...waiting(available, `${available} of ${total} pods ready`), ...also };
     return done;
   }
+  if (kind === 'rollout') return argoState(workload, total) ?? done;
   const { replicas = 0, updatedReplicas: updated = 0, availableReplicas: available = 0, conditions = [] } = status;
   const condition = (type: string) => (conditions as Json[]).find((each) => each.type === type);
   const failed = condition('ReplicaFailure');
@@ -334,6 +331,31 @@ export function rolloutState(kind: WorkloadKind, workload: Json, pods?: Json[]):
   return done;
 }
 
+/**
+ * Of an Argo Rollout whose controller has seen its template; undefined when it is over. Its controller sums up its own status
+ * (argo-rollouts utils/rollout/rolloututil.go, `CalculateRolloutPhase`).
+ */
+function argoState({ spec, status }: Json, total: number): RolloutState | undefined {
+  const { phase, message = '', updatedReplicas: updated = 0, availableReplicas: available = 0 } = status;
+  const { currentPodHash, stableRS, currentStepIndex, pauseConditions = [], conditions = [] } = status;
+  if (phase === 'Healthy' && currentPodHash === stableRS) return undefined;
+  const refused = (conditions as Json[]).find((each) => each.type === 'ReplicaFailure' && each.status === 'True');
+  const state = (text: string): RolloutState => ({
+    ...{ done: false, ready: Math.min(updated, available, total), total, text },
+    ...(refused ? { refusal: refused.message } : {}),
+    ...(phase === 'Degraded' ? { failure: refused?.message ?? message } : {}),
+  });
+  const [pause] = pauseConditions as Json[];
+  if (pause) {
+    const steps = spec.strategy?.canary?.steps ?? [];
+    const where = steps.length > 0 ? `at step ${(currentStepIndex ?? 0) + 1} of ${steps.length} ` : '';
+    return state(`it waits ${where}for somebody to promote it (${pause.reason})`);
+  }
+  if (updated < total) return state(`${updated} of ${total} pods replaced`);
+  if (available < total) return state(`${available} of ${total} pods ready`);
+  return state(oneLine(message) || 'waiting for its controller');
+}
+
 async function podsOf(cluster: Cluster, { metadata, spec }: Json): Promise<Json[]> {
   const path = `/api/v1/namespaces/${metadata.namespace}/pods`;
   const list = await cluster.request('GET', path, { query: { labelSelector: selectorString(spec.selector) } });
@@ -342,14 +364,14 @@ async function podsOf(cluster: Cluster, { metadata, spec }: Json): Promise<Json[
 
 const LATE = 'ProgressDeadlineExceeded';
 
-/** Since when (RFC 3339) a Deployment's deadline is exceeded. */
+/** Since when (RFC 3339) a Deployment's or Rollout's deadline is exceeded. */
 function lateSince({ status }: Json): string | undefined {
   return ((status?.conditions ?? []) as Json[]).find(({ reason }) => reason === LATE)?.lastUpdateTime;
 }
 
 /** StatefulSets and DaemonSets say only in events that their pods are refused. */
 async function refusedPods(cluster: Cluster, ref: WorkloadRef): Promise<string | undefined> {
-  if (ref.kind === 'deployment' || ref.kind === 'pod') return undefined;
+  if (['deployment', 'rollout', 'pod'].includes(ref.kind)) return undefined;
   const fieldSelector = `involvedObject.name=${ref.name},reason=FailedCreate,type=Warning`;
   const path = `/api/v1/namespaces/${ref.namespace}/events`;
   // Not everybody may read events; then the time limit has to do.

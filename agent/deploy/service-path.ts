@@ -1,7 +1,7 @@
 import { LpkError } from '../wire/errors.ts';
 import { type ServicePort, servicePorts, type Target } from './find.ts';
 import type { Cluster, Json } from './kube.ts';
-import { replicasOf, selectorString, selects, servedOf, workloadName } from './workload.ts';
+import { picks, replicasOf, selectorString, selects, servedOf, workloadName } from './workload.ts';
 
 /** The way of a call through a Service into the container, hop by hop, and which hop it fails at. */
 
@@ -48,10 +48,9 @@ export function pathsOf(
   served: number[],
 ): { paths: ServicePath[]; findings: Finding[] } {
   const name = workloadName(target);
-  const { metadata = {}, spec } = target.workload.spec.template ?? target.workload; // a bare pod is its own
-  const leading = services.filter(
-    (service) => Object.keys(service.spec.selector ?? {}).length > 0 && selects(service.spec.selector, metadata.labels),
-  );
+  const template = target.workload.spec.template ?? target.workload; // a bare pod is its own
+  const { metadata = {}, spec } = template;
+  const leading = services.filter((service) => picks(service, target.kind, template));
   if (leading.length === 0) return { paths: [], findings: [noService(services, name, metadata.labels ?? {})] };
 
   const paths: ServicePath[] = [];

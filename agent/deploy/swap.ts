@@ -1,6 +1,7 @@
 import { isDeepStrictEqual } from 'node:util';
 import { following, partitionOf } from '../restore/follow.ts';
 import { Edit, type PatchOp, type Path, sameVersion } from '../restore/json-patch.ts';
+import { templateHash } from '../restore/promote.ts';
 import {
   type Change,
   containersOf,
@@ -123,6 +124,8 @@ export function planSwap(
     field('pod', ['resources', 'limits', resource], now);
 
   const record: SessionRecord = { v: 1, ...holder, container: containerName, changed };
+  const template = templateHash(String(workload.kind).toLowerCase(), workload);
+  if (template) record.template = template;
   if (agent.one) {
     record.one = true;
     limitToOne(workload, (path, now) => field('workload', path, now));

@@ -4,12 +4,27 @@ import type { Cluster, Json } from './kube.ts';
 
 /** The kinds of workload whose pods lpk can serve, and where their parts are. */
 
-export type WorkloadKind = 'deployment' | 'statefulset' | 'daemonset' | 'replicaset' | 'pod';
+export type WorkloadKind = 'deployment' | 'statefulset' | 'daemonset' | 'replicaset' | 'rollout' | 'pod';
 
 /** Those that people name, and that a Service is compared with. ReplicaSets are mostly a Deployment's: they are found by their pods. */
 export const WORKLOAD_KINDS = ['deployment', 'statefulset', 'daemonset'] as const satisfies WorkloadKind[];
 
-export const ALL_KINDS = [...WORKLOAD_KINDS, 'replicaset'] as const satisfies WorkloadKind[];
+export const ALL_KINDS = [...WORKLOAD_KINDS, 'replicaset', 'rollout'] as const satisfies WorkloadKind[];
+
+/** Argo Rollouts, which most clusters don't have: their API server doesn't know the group (404). */
+const ARGO = { group: 'argoproj.io', version: 'v1alpha1' };
+
+/** API group of a kind; '' is the core one. */
+export function groupOf(kind: WorkloadKind): string {
+  if (kind === 'pod') return '';
+  return kind === 'rollout' ? ARGO.group : 'apps';
+}
+
+/** `apps/v1`, as its objects and `ownerReferences` to them have it. */
+export function apiVersionOf(kind: WorkloadKind): string {
+  if (kind === 'pod') return 'v1';
+  return `${groupOf(kind)}/${kind === 'rollout' ? ARGO.version : 'v1'}`;
+}
 
 /** Which workload; or a pod itself. `apiPath`: `/apis/apps/v1/namespaces/shop/deployments/web`. */
 export type WorkloadRef = { kind: WorkloadKind; namespace: string; name: string; apiPath: string };
@@ -20,8 +35,18 @@ export function workloadRef(kind: WorkloadKind, namespace: string, name: string)
 
 /** Path of all workloads of a kind, in one namespace or (undefined) in all. */
 export function listPath(kind: WorkloadKind, namespace: string | undefined): string {
-  if (kind === 'pod') return `/api/v1/${namespace ? `namespaces/${namespace}/` : ''}pods`;
-  return `/apis/apps/v1/${namespace ? `namespaces/${namespace}/` : ''}${kind}s`;
+  const api = kind === 'pod' ? '/api' : '/apis';
+  return `${api}/${apiVersionOf(kind)}/${namespace ? `namespaces/${namespace}/` : ''}${kind}s`;
+}
+
+/** Of an owner, if lpk serves its kind. */
+export function kindOf(owner: { apiVersion: string; kind: string } | undefined): WorkloadKind | undefined {
+  return ALL_KINDS.find((each) => each === owner?.kind.toLowerCase() && apiVersionOf(each) === owner.apiVersion);
+}
+
+/** Does a list's failure say that the cluster has no such kind? Only Argo's can be absent. */
+export function isUnknownKind(kind: WorkloadKind, error: unknown): boolean {
+  return kind === 'rollout' && error instanceof LpkError && error.code === 'not-found';
 }
 
 /** `deployment/web`, as `kubectl` and `lpk` take it. */
@@ -60,6 +85,16 @@ export function selects(selector: Record<string, string>, labels: Record<string,
   return Object.entries(selector).every(([key, value]) => labels?.[key] === value);
 }
 
+/** Argo's controller adds it to the selectors of Services that it leads from one ReplicaSet to the next; no template has it. */
+const ROLLOUT_HASH = 'rollouts-pod-template-hash';
+
+/** Does a Service pick the pods that are made by this template? */
+export function picks({ spec: { selector } }: Json, kind: WorkloadKind, template: Json): boolean {
+  const { [ROLLOUT_HASH]: hash, ...others } = selector ?? {};
+  const wanted = kind === 'rollout' ? others : (selector ?? {});
+  return Object.keys(wanted).length > 0 && selects(wanted, template.metadata?.labels);
+}
+
 /**
  * Refuses a workload none of whose pods a changed template would reach, or that could not run the agent. LpkError
  * `unsupported-workload`, `no-replicas`.
@@ -67,9 +102,22 @@ export function selects(selector: Record<string, string>, labels: Record<string,
 export function assertServable(kind: WorkloadKind, workload: Json): void {
   const name = workloadName({ kind, name: workload.metadata.name });
   const unsupported = (why: string) => new LpkError('unsupported-workload', `${name} ${why}`);
-  const { spec } = workload;
+  const { spec, status = {} } = workload;
+  if (!spec.template) {
+    const { kind: of = 'workload', name: referred } = spec.workloadRef ?? {};
+    const its = `takes the template of its pods from ${String(of).toLowerCase()}/${referred} (spec.workloadRef)`;
+    throw unsupported(`${its}; lpk serves Rollouts that have their own (spec.template)`);
+  }
   const pod = spec.template.spec;
-  if (spec.paused) throw unsupported('is paused: its pods would not follow a change; kubectl rollout resume it first');
+  const resume = kind === 'rollout' ? 'kubectl argo rollouts promote' : 'kubectl rollout resume';
+  if (spec.paused) throw unsupported(`is paused: its pods would not follow a change; ${resume} it first`);
+  // One that somebody promoted fully, as lpk does, will be over by itself.
+  if (kind === 'rollout' && status.stableRS && status.currentPodHash !== status.stableRS && !status.promoteFull) {
+    const where = status.message ? ` (${status.message})` : '';
+    throw unsupported(
+      `is in the middle of a rollout${where}, which a session would complete: promote or undo it first`,
+    );
+  }
   if (pod.os?.name === 'windows' || pod.nodeSelector?.['kubernetes.io/os'] === 'windows') {
     throw unsupported('runs on Windows nodes; the agent is a Linux container');
   }

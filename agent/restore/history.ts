@@ -1,5 +1,6 @@
 import { LpkError } from '../wire/errors.ts';
 import { type Api, type Json, unlessGone } from './api.ts';
+import { isSeen } from './seen.ts';
 
 /** The agent's templates in a workload's history, from where `kubectl rollout undo` would bring one back. */
 
@@ -11,17 +12,23 @@ export function revisionsPath({ kind, namespace }: { kind: string; namespace: st
 
 /** ReplicaSets and pods have none. */
 export function hasHistory(kind: string): boolean {
-  return ['deployment', 'statefulset', 'daemonset'].includes(kind);
+  return ['deployment', 'statefulset', 'daemonset', 'rollout'].includes(kind);
 }
 
 export function revisionsOf(kind: string): string {
-  return kind === 'deployment' ? 'replicasets' : 'controllerrevisions';
+  return ['deployment', 'rollout'].includes(kind) ? 'replicasets' : 'controllerrevisions';
 }
 
 /** Do pods run by it, or may they yet? A DaemonSet doesn't say by which: all do until the last pod was replaced. */
 export function isInUse(kind: string, { metadata, status = {} }: Json, revision: Json): boolean {
   if (kind === 'deployment') return revision.spec?.replicas > 0 || revision.status?.replicas > 0;
-  if (!(status.observedGeneration >= metadata.generation)) return true;
+  if (!isSeen({ metadata, status })) return true;
+  if (kind === 'rollout') {
+    // Argo keeps the pods of the last one for a while (scaleDownDelaySeconds), which is for going back to it: not to an agent.
+    const hash = revision.metadata.labels?.['rollouts-pod-template-hash'];
+    const { currentPodHash, stableRS, blueGreen = {} } = status;
+    return [currentPodHash, stableRS, blueGreen.activeSelector, blueGreen.previewSelector].includes(hash);
+  }
   const { name } = revision.metadata;
   if (kind === 'statefulset') return status.currentRevision === name || status.updateRevision === name;
   return (status.updatedNumberScheduled ?? 0) < (status.desiredNumberScheduled ?? 0);

@@ -12,6 +12,8 @@ export type RestorerConfig = {
   apiPath: string;
   /** Those it may have to delete, as far as they were known when it was made. */
   pods: string[];
+  /** As in the `SessionRecord`. */
+  template?: string;
 };
 
 export const RESTORER_VARIABLE = 'LPK_RESTORER';

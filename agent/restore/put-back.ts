@@ -1,4 +1,3 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import { LpkError } from '../wire/errors.ts';
 import { type Api, type Json, retryOnConflict, unlessGone } from './api.ts';
 import { following } from './follow.ts';
@@ -6,12 +5,14 @@ import { type PatchOp, sameVersion } from './json-patch.ts';
 import { FIELD_MANAGER, patch } from './patch.ts';
 import { planRestore } from './plan.ts';
 import { putBackPod } from './pod.ts';
+import { promote } from './promote.ts';
 import { type SessionRecord, sessionOf, sessionOfPod } from './record.ts';
+import { untilSeen } from './seen.ts';
 
 /** Puts a workload back, from the laptop or from the restorer in the cluster: the same steps by whatever way there is to ask. */
 
-/** `session`: only that one's swap is undone; without it any. */
-export type Held = { kind: string; namespace: string; apiPath: string; session?: string };
+/** `session`: only that one's swap is undone; without it any. `template`: see `SessionRecord`; for when that is gone. */
+export type Held = { kind: string; namespace: string; apiPath: string; session?: string; template?: string };
 
 /** What a restore did. `removed`: it was a pod of lpk's own. `kept`: fields that somebody else changed meanwhile and that stay theirs. */
 export type RestoreOutcome = {
@@ -33,7 +34,10 @@ export async function putBack(api: Api, held: Held, podsOf: PodsOf): Promise<Res
   if (held.kind === 'pod') return await putBackPod(api, held);
   const outcome = await retryOnConflict(() => patchBack(api, held));
   if (outcome.workload !== 'restored' && outcome.workload !== 'not-held') return outcome;
-  // Also when it was put back before: whoever did that may have died before this step.
+  // Also when it was put back before: whoever did that may have died before these steps.
+  const template = outcome.session?.template ?? held.template;
+  // What somebody else made of it meanwhile is a release of theirs, to be tried step by step.
+  if (template) await promote(api, held, template);
   const deleted = await unblock(api, held, podsOf, (pods, workload) => {
     const now = sessionOf(workload)?.id;
     return pods.filter(({ spec }) => ![undefined, now].includes(sessionOfPod(spec)));
@@ -79,9 +83,6 @@ function ownFields({ metadata }: Json): number[] {
   return ((metadata.managedFields ?? []) as Json[]).flatMap(({ manager }, i) => (manager === FIELD_MANAGER ? [i] : []));
 }
 
-/** Longest wait for a controller to see a changed template, ms. */
-const SEEN_MS = 30_000;
-
 /**
  * Deletes those of a workload's pods that do not come to its present template by themselves (see `following`), once its
  * controller has seen that template. `choose`: which of the workload's own. @returns their names.
@@ -92,13 +93,8 @@ export async function unblock(
   podsOf: PodsOf,
   choose: (pods: Json[], workload: Json) => Json[],
 ): Promise<string[]> {
-  let workload = await api.request('GET', held.apiPath);
-  if (following(held.kind, workload) === 'by-itself') return [];
-  const until = performance.now() + SEEN_MS;
-  while (!(workload.status?.observedGeneration >= workload.metadata.generation) && performance.now() < until) {
-    await sleep(50);
-    workload = await api.request('GET', held.apiPath);
-  }
+  if (following(held.kind, await api.request('GET', held.apiPath)) === 'by-itself') return [];
+  const workload = await untilSeen(api, held);
   const ours = (await podsOf(workload)).filter(
     ({ metadata }) =>
       !metadata.deletionTimestamp && metadata.ownerReferences?.some((each: Json) => each.uid === workload.metadata.uid),

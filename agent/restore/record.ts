@@ -47,6 +47,8 @@ export type SessionRecord = Holder & {
   container: string;
   /** Of the workload's pods only one is the agent's. */
   one?: true;
+  /** Of an Argo Rollout: the hash of the template that was swapped. */
+  template?: string;
   /** Of a pod of lpk's own: the workload that it stands beside, `deployment/web`. */
   beside?: string;
   /** How many objects were made for the annotation itself. */

@@ -1,13 +1,14 @@
 import assert from 'node:assert/strict';
-import { test } from 'node:test';
+import { describe, test } from 'node:test';
 import {
   chooseContainer,
+  findTarget,
   parseTarget,
   runningContainers,
   servicePorts,
   similarNames,
 } from '../../../agent/deploy/find.ts';
-import type { Json } from '../../../agent/deploy/kube.ts';
+import type { Cluster, Json } from '../../../agent/deploy/kube.ts';
 import {
   assertServable,
   replicasOf,
@@ -17,6 +18,7 @@ import {
   type WorkloadKind,
   whichPods,
 } from '../../../agent/deploy/workload.ts';
+import { type ErrorCode, LpkError } from '../../../agent/wire/errors.ts';
 
 test('a target is a Service unless its kind is given, by any of kubectl’s names', () => {
   const table: [string, string, string][] = [
@@ -32,6 +34,9 @@ test('a target is a Service unless its kind is given, by any of kubectl’s name
     ['sts/db', 'statefulset', 'db'],
     ['daemonset/agent', 'daemonset', 'agent'],
     ['ds/agent', 'daemonset', 'agent'],
+    ['rollout/web', 'rollout', 'web'],
+    ['rollouts/web', 'rollout', 'web'],
+    ['ro/web', 'rollout', 'web'],
     ['pod/web-7d9f-x2', 'pod', 'web-7d9f-x2'],
     ['po/web-0', 'pod', 'web-0'],
     ['deployment', 'service', 'deployment'],
@@ -237,4 +242,91 @@ test('a workload none of whose pods would follow a change is refused before it i
   assert.doesNotThrow(() => assertServable('statefulset', usual));
   assert.equal(replicasOf('deployment', { spec: {} }), 1, 'absent replicas are one');
   assert.equal(replicasOf('daemonset', workload({}, { desiredNumberScheduled: 3 })), 3);
+});
+
+/** As it runs, all of one template. */
+function rollout(spec: object = {}, status: object = {}): Json {
+  const template = { metadata: { labels: { app: 'web' } }, spec: { containers: [{ name: 'web' }] } };
+  return {
+    metadata: { name: 'web', namespace: 'shop', uid: 'u' },
+    spec: { replicas: 2, selector: { matchLabels: { app: 'web' } }, template, ...spec },
+    status: { currentPodHash: 'a', stableRS: 'a', phase: 'Healthy', ...status },
+  };
+}
+
+test('a Rollout that a session can’t hold, or would decide over, is refused with what to do', () => {
+  const refused = (spec: object, status: object, message: RegExp) =>
+    assert.throws(() => assertServable('rollout', rollout(spec, status)), { code: 'unsupported-workload', message });
+  assert.doesNotThrow(() => assertServable('rollout', rollout()));
+  const workloadRef = { apiVersion: 'apps/v1', kind: 'Deployment', name: 'web' };
+  refused({ template: undefined, workloadRef }, {}, /rollout\/web takes the template of its pods from deployment\/web/);
+  refused({ paused: true }, {}, /is paused: .* kubectl argo rollouts promote it first/);
+  const canary = { currentPodHash: 'b', message: 'CanaryPauseStep' };
+  refused({}, canary, /in the middle of a rollout \(CanaryPauseStep\).*promote or undo it first/);
+  assert.doesNotThrow(() => assertServable('rollout', rollout({}, { ...canary, promoteFull: true })), 'on its way');
+  assert.doesNotThrow(() => assertServable('rollout', rollout({}, { stableRS: undefined })), 'its first');
+});
+
+/** A cluster by its lists; `without`: code of an answer that is none. */
+function clusterOf(lists: Record<string, Json[]>, without: Record<string, ErrorCode> = {}): Cluster {
+  const request = async (_method: string, path: string) => {
+    const [, list = path, name] = /namespaces\/shop\/(\w+)(?:\/(.+))?$/.exec(path) ?? [];
+    const code = without[list];
+    const object = name ? lists[list]?.find(({ metadata }) => metadata.name === name) : { items: lists[list] ?? [] };
+    if (code || !object) throw new LpkError(code ?? 'not-found', path);
+    return object;
+  };
+  return { namespace: 'shop', user: 'ann', request } as unknown as Cluster;
+}
+
+describe('a Service whose pods are a Rollout’s', () => {
+  const managed = { app: 'web', 'rollouts-pod-template-hash': 'a' };
+  const service = { metadata: { name: 'web' }, spec: { selector: managed, ports: [{ port: 80 }] } };
+  const find = (cluster: Cluster, kind: 'service' | 'rollout' = 'service') =>
+    findTarget(cluster, { kind, name: 'web' });
+
+  test('is found by its template, though the Service asks for a label that Argo gives', async () => {
+    const cluster = clusterOf({ services: [service], rollouts: [rollout()] });
+    const { kind, apiPath } = await find(cluster);
+    assert.deepEqual([kind, apiPath], ['rollout', '/apis/argoproj.io/v1alpha1/namespaces/shop/rollouts/web']);
+    assert.deepEqual((await find(cluster, 'rollout')).servicePorts, [{ port: 80, targetPort: 80, protocol: 'TCP' }]);
+  });
+
+  test('is found by its pods where Rollouts may not be listed', async () => {
+    const owned = (by: object) => [{ ...by, controller: true }];
+    const apiVersion = 'argoproj.io/v1alpha1';
+    const pod = {
+      name: 'web-a-1',
+      ownerReferences: owned({ apiVersion: 'apps/v1', kind: 'ReplicaSet', name: 'web-a' }),
+    };
+    const replicaSet = { name: 'web-a', ownerReferences: owned({ apiVersion, kind: 'Rollout', name: 'web' }) };
+    const lists = { services: [service], pods: [{ metadata: pod }], replicasets: [{ metadata: replicaSet }] };
+    const { request, ...others } = clusterOf({ ...lists, rollouts: [rollout()] });
+    const listless = async (...[method, path]: Parameters<Cluster['request']>) => {
+      if (path.endsWith('/rollouts')) throw new LpkError('forbidden', path);
+      return await request(method, path);
+    };
+    assert.equal((await find({ ...others, request: listless } as Cluster)).kind, 'rollout');
+  });
+
+  test('and a Deployment’s that it takes its template from are two to choose from', async () => {
+    const deployment = { ...rollout({ replicas: 0 }), status: {} };
+    const referring = rollout({ template: undefined, workloadRef: { kind: 'Deployment', name: 'web' } });
+    const plain = { ...service, spec: { ...service.spec, selector: { app: 'web' } } };
+    const cluster = clusterOf({ services: [plain], deployments: [deployment], rollouts: [referring] });
+    await assert.rejects(find(cluster), { code: 'ambiguous-workload', message: /deployment\/web, rollout\/web/ });
+  });
+
+  test('is no matter to a cluster without Argo Rollouts, and named there it is said', async () => {
+    const plain = { ...service, spec: { ...service.spec, selector: { app: 'web' } } };
+    const cluster = clusterOf({ services: [plain], deployments: [rollout()] }, { rollouts: 'not-found' });
+    assert.equal((await find(cluster)).kind, 'deployment');
+    await assert.rejects(find(cluster, 'rollout'), { code: 'not-found', message: /has no Argo Rollouts/ });
+  });
+
+  test('is served whole', async () => {
+    const cluster = clusterOf({ services: [service], rollouts: [rollout()] });
+    const one = findTarget(cluster, { kind: 'rollout', name: 'web' }, { one: true });
+    await assert.rejects(one, { code: 'unsupported-workload', message: /--replicas one is not for Argo Rollouts/ });
+  });
 });

@@ -80,7 +80,8 @@ test('the Role lpk-kinds is what the other kinds ask for besides', () => {
   const replicaSet = { ...workloadRef('replicaset', 'shop', 'web'), workload: template };
   const bare = { ...workloadRef('pod', 'shop', 'web'), workload: template };
   const beside = { ...bare, beside: workloadRef('deployment', 'shop', 'web') };
-  const asked = [replicaSet, bare, beside].flatMap((target) => [
+  const rollout = { ...workloadRef('rollout', 'shop', 'web'), workload: template };
+  const asked = [replicaSet, bare, beside, rollout].flatMap((target) => [
     ...rightsToServe(target),
     ...rightsToRestore(target, { wait: true }),
     ...rightsToRestorer(target),

@@ -12,7 +12,7 @@ import {
   rightsToNamePods,
   rightsToRestorer,
 } from '../../../agent/deploy/restorer.ts';
-import { workloadRef } from '../../../agent/deploy/workload.ts';
+import { apiVersionOf, workloadRef } from '../../../agent/deploy/workload.ts';
 import { type ErrorCode, LpkError } from '../../../agent/wire/errors.ts';
 import { applyPatch } from './workloads.ts';
 
@@ -63,14 +63,14 @@ class Recorder {
   }
 }
 
-type Kind = 'deployment' | 'statefulset' | 'replicaset';
-const KINDS = { deployment: 'Deployment', statefulset: 'StatefulSet', replicaset: 'ReplicaSet' };
+type Kind = 'deployment' | 'statefulset' | 'replicaset' | 'rollout';
+const KINDS = { deployment: 'Deployment', statefulset: 'StatefulSet', replicaset: 'ReplicaSet', rollout: 'Rollout' };
 
 function scene(kind: Kind) {
   const recorder = new Recorder();
   const ref = workloadRef(kind, 'shop', 'web');
   const workload = {
-    apiVersion: 'apps/v1',
+    apiVersion: apiVersionOf(kind),
     kind: KINDS[kind],
     metadata: { name: 'web', namespace: 'shop', uid: 'uid-web', resourceVersion: '1', generation: 1 },
     spec: {
@@ -150,6 +150,22 @@ test('the restorer’s Role names exactly the objects of the session', async () 
   assert.deepEqual(stateful.slice(2), [
     { apiGroups: [''], resources: ['pods'], resourceNames: pods, verbs: ['get', 'delete'] },
   ]);
+});
+
+test('of an Argo Rollout the restorer may promote it too, and knows the template to promote', async () => {
+  const { recorder, ref, target, spec, workload } = scene('rollout');
+  Object.assign(workload.status, { currentPodHash: 'own', stableRS: 'own' });
+  await swapIn(recorder.cluster, target, spec);
+  const [rollout, status] = recorder.objects.get(path(RBAC, 'roles')).rules;
+  const itself = { apiGroups: ['argoproj.io'], resourceNames: ['web'] };
+  assert.deepEqual(rollout, { ...itself, resources: ['rollouts'], verbs: ['get', 'patch'] });
+  assert.deepEqual(status, { ...itself, resources: ['rollouts/status'], verbs: ['patch'] });
+  const deployment = recorder.objects.get(path('/apis/apps/v1', 'deployments'));
+  const [{ value }] = deployment.spec.template.spec.containers[0].env;
+  assert.equal(JSON.parse(value).template, 'own');
+  assert.equal(recorder.objects.get(LEASE).metadata.ownerReferences[0].apiVersion, 'argoproj.io/v1alpha1');
+  const { annotations } = recorder.objects.get(ref.apiPath).metadata;
+  assert.equal(JSON.parse(annotations['lpk.dev/session']).template, 'own');
 });
 
 async function rulesOf(kind: Kind): Promise<Json[]> {

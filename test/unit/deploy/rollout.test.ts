@@ -165,13 +165,6 @@ test('StatefulSets and DaemonSets', () => {
   const ds = (status: object) => rolloutState('daemonset', workload({}, { desiredNumberScheduled: 3, ...status }));
   assert.deepEqual([ds({}).done, ds({}).total], [false, 3]);
   assert.equal(ds({ updatedNumberScheduled: 3, numberAvailable: 2 }).text, '2 of 3 pods ready');
-  assert.equal(
-    ds({ updatedNumberScheduled: 1, numberAvailable: 2 }).ready,
-    0,
-    'the new one is the one that is not ready',
-  );
-  assert.equal(ds({ updatedNumberScheduled: 1, numberAvailable: 3 }).ready, 1);
-  assert.equal(sts({ ...changing, readyReplicas: 1, updatedReplicas: 1 }).ready, 0);
   assert.equal(ds({ updatedNumberScheduled: 3, numberAvailable: 3 }).done, true);
 });
 
@@ -240,4 +233,31 @@ test('a ReplicaSet is told by its pods, as its status says nothing of their temp
   const back = workload({ replicas: 2 }, stale);
   assert.equal(text(back, { ...own, ...ready }, { ...agent, ...ready }), '1 of 2 pods replaced');
   assert.equal(rolloutState('replicaset', back).done, true, 'without its pods, by its status');
+});
+
+test('an Argo Rollout is as its controller sums it up, of the generation that it has seen (a string)', () => {
+  const argo = (status: object, spec: object = {}) => {
+    const of = workload({ replicas: 2, ...spec }, { currentPodHash: 'b', stableRS: 'a', ...status });
+    of.status.observedGeneration = `${of.status.observedGeneration}`;
+    return rolloutState('rollout', of);
+  };
+  assert.match(argo({ observedGeneration: '0' }).text, /to see the change/);
+  const progressing = { phase: 'Progressing', message: 'active service cutover pending' };
+  assert.equal(argo({ ...progressing, updatedReplicas: 1, availableReplicas: 2 }).text, '1 of 2 pods replaced');
+  assert.equal(argo({ ...progressing, updatedReplicas: 2, availableReplicas: 1 }).text, '1 of 2 pods ready');
+  assert.equal(
+    argo({ ...progressing, updatedReplicas: 2, availableReplicas: 2 }).text,
+    'active service cutover pending',
+  );
+  const healthy = { phase: 'Healthy', updatedReplicas: 2, availableReplicas: 2 };
+  assert.deepEqual([argo(healthy).done, argo({ ...healthy, stableRS: 'b' }).done], [false, true]);
+  const paused = { phase: 'Paused', pauseConditions: [{ reason: 'CanaryPauseStep' }], currentStepIndex: 1 };
+  const canary = { strategy: { canary: { steps: [{ setWeight: 20 }, { pause: {} }, { setWeight: 50 }] } } };
+  assert.equal(argo(paused, canary).text, 'it waits at step 2 of 3 for somebody to promote it (CanaryPauseStep)');
+  const blueGreen = { phase: 'Paused', pauseConditions: [{ reason: 'BlueGreenPause' }] };
+  assert.equal(argo(blueGreen).text, 'it waits for somebody to promote it (BlueGreenPause)');
+  const aborted = { phase: 'Degraded', message: 'RolloutAborted: aborted by an analysis' };
+  assert.equal(argo(aborted).failure, aborted.message);
+  const refused = { type: 'ReplicaFailure', status: 'True', message: 'exceeded quota' };
+  assert.equal(argo({ ...progressing, conditions: [refused] }).refusal, 'exceeded quota');
 });
