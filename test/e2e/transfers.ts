@@ -60,10 +60,10 @@ export class Transfers {
   /** Answers a connection that came in. */
   serve(socket: Socket): void {
     socket.on('error', () => {}); // the result tells
-    readLine(socket).then(
-      (line) => this.#answer(socket, JSON.parse(line) as Order),
-      () => socket.destroy(),
-    );
+    // Others may call too: lpk's own self-test does, by HTTP.
+    readLine(socket)
+      .then((line) => this.#answer(socket, JSON.parse(line) as Order))
+      .catch(() => socket.destroy());
   }
 
   #answer(socket: Socket, order: Order): void {
