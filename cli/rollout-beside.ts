@@ -122,18 +122,20 @@ export class RolloutBeside {
   }
 
   #text(): string {
-    const { target, awaitedPorts } = this.#options;
+    const { target, attachment, awaitedPorts } = this.#options;
     const name = workloadName(target);
     if (awaitedPorts.length > 0 && !this.#isAnyListening) {
       return `${name}: calls come here once something listens at 127.0.0.1:${awaitedPorts.join(' or ')}`;
     }
     const { done, total } = this.#ready;
-    return `${name}: ${done} of ${total} pods lead here`;
+    return `${name}: ${Math.min(done, attachment.pods.length)} of ${total} pods lead here`;
   }
 
   #allText(): string {
     const name = workloadName(this.#options.target);
     const { total } = this.#ready;
+    const here = this.#options.attachment.pods.length;
+    if (here < total) return `${here} of ${total} pods of ${name} ${here === 1 ? 'leads' : 'lead'} here`; // no more were to
     return total === 1 ? `the pod of ${name} leads here` : `all ${total} pods of ${name} lead here`;
   }
 

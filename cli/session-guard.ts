@@ -89,7 +89,11 @@ export function tellRestorer({ cluster, target, session }: Omit<Guarded, 'check'
     if (told.includes(revision)) return;
     told.push(revision);
     const names = [...told];
-    before = before.then(() => noteRevisions(cluster, target, session, names)).catch(() => {});
+    before = before
+      .then(() => noteRevisions(cluster, target, session, names))
+      .catch((error: LpkError) => {
+        if (error.code !== 'forbidden') told.splice(told.indexOf(revision), 1); // its next pod is told of again
+      });
   };
 }
 

@@ -273,6 +273,8 @@ export function rolloutState(kind: WorkloadKind, workload: Json, pods?: Json[]):
   const total = replicasOf(kind, workload);
   const waiting = (ready: number, text: string) => ({ done: false, ready, total, text });
   const one = sessionOf(workload)?.one;
+  // Of those replaced: the ones that are not ready are among them, as a controller waits for each.
+  const readyOf = (updated: number, ready: number) => Math.max(0, updated - Math.max(0, total - ready));
   const done = { done: true, ready: total, total, text: `${total} of ${total} pods ready` };
   if (kind === 'pod') {
     if (status.phase === 'Failed')
@@ -286,7 +288,8 @@ export function rolloutState(kind: WorkloadKind, workload: Json, pods?: Json[]):
     const { updatedNumberScheduled: updated = 0, numberAvailable: available = 0, currentNumberScheduled = 0 } = status;
     const also = { isShort: currentNumberScheduled < total };
     const due = Math.min(total, one ? 1 : total);
-    if (updated < due) return { ...waiting(updated, `${updated} of ${due} pods replaced`), ...also };
+    if (updated < due)
+      return { ...waiting(readyOf(updated, available), `${updated} of ${due} pods replaced`), ...also };
     if (available < total) return { ...waiting(available, `${available} of ${total} pods ready`), ...also };
     return done;
   }
@@ -297,7 +300,7 @@ export function rolloutState(kind: WorkloadKind, workload: Json, pods?: Json[]):
     // Where both revisions are one, those below the partition count as updated too.
     const due = updateRevision === currentRevision ? total : onDelete && one ? 1 : servedOf(kind, workload);
     const also = { isShort: (status.replicas ?? 0) < total };
-    if (updated < due) return { ...waiting(updated, `${updated} of ${due} pods replaced`), ...also };
+    if (updated < due) return { ...waiting(readyOf(updated, ready), `${updated} of ${due} pods replaced`), ...also };
     if (ready < total) return { ...waiting(ready, `${ready} of ${total} pods ready`), ...also };
     if (updateRevision !== currentRevision && !partial)
       return waiting(updated, 'waiting for the last pod to become ready');
@@ -311,7 +314,8 @@ export function rolloutState(kind: WorkloadKind, workload: Json, pods?: Json[]):
     // Of the pods as they are: the status may be of those before.
     const available = active ? active.filter(isReady).length : (status.availableReplicas ?? 0);
     const also = { isShort: active !== undefined && active.length < total };
-    if (updated < due) return { ...waiting(updated, `${updated} of ${due} pods replaced`), ...also };
+    if (updated < due)
+      return { ...waiting(readyOf(updated, available), `${updated} of ${due} pods replaced`), ...also };
     if (available < total) return { ...waiting(available, `${available} of ${total} pods ready`), ...also };
     return done;
   }

@@ -129,7 +129,64 @@ function localServer(port: number): Promise<ChildProcess> {
   return once(child.stdout, 'data').then(() => child);
 }
 
-describe('readiness', { concurrency: true }, () => {
+describe('readiness', { concurrency: 2 }, () => {
+  describe('with every kind of probe', { concurrency: 1 }, () => {
+    test('probe: the container’s own counts, carried out here; exec can’t be', async () => {
+      const begin = async (kind: Kind) => ({ kind, ...(await session(kind, 'sick', '--readiness', 'probe')) });
+      await Promise.all(
+        (await Promise.all(ALL.map(begin))).map(async ({ kind, lpk, here }) => {
+          const set = (health: 'heal' | 'sicken') => fetch(`http://127.0.0.1:${here}/${health}`);
+          if (kind === 'exec') {
+            const { text } = await lpk.event('readiness');
+            const why = 'deployment/exec has a readiness probe that runs a command in the pod (cat)';
+            assert.equal(text, `readiness: listening, as ${why}`);
+          } else if (kind !== 'tcp') {
+            await lpk.line(new RegExp(`^${kind} sick$`));
+            const { why } = await lpk.event('unready');
+            assert.match(why, kind === 'grpc' ? /is not SERVING$/ : /\/health: status 503$/, `${lpk}`);
+            assert.equal(readyOf(await podOf(kind)).status, 'False', `${lpk}`);
+            await set('heal');
+          }
+          await lpk.serving();
+          if (kind !== 'exec' && kind !== 'tcp') {
+            await set('sicken');
+            await becomes(kind, 'False');
+          }
+          await leave(lpk);
+        }),
+      );
+    });
+
+    test('a breakpoint of three minutes harms nothing', async () => {
+      await Promise.all(
+        ALL.map(async (kind) => {
+          const { lpk } = await session(kind, 'healthy');
+          const pid = Number((await lpk.line(/^listens as \d+$/)).split(' ').at(-1));
+          await lpk.serving();
+          const answers = async () => {
+            const { received } = await shop.callHttp(kind, 80);
+            return String(received).endsWith(`process ${pid}`);
+          };
+          await eventually(`the process in the place of ${kind} answers`, answers);
+          const before = await podOf(kind);
+          process.kill(pid, 'SIGSTOP');
+          await pause(BREAKPOINT_MS);
+          const stopped = await podOf(kind);
+          assert.deepEqual(await endpointsOf(kind), [before.metadata.name], `${kind}; ${lpk}`);
+          process.kill(pid, 'SIGCONT');
+          const same = ({ metadata, status }: Json) => ({
+            ...{ uid: metadata.uid, ready: readyOf({ status }) },
+            containers: status.containerStatuses,
+          });
+          assert.deepEqual(same(stopped), same(before), `${kind}; ${lpk}`);
+          assert.equal(stopped.status.containerStatuses[0].restartCount, 0, `${kind}; ${lpk}`);
+          assert.ok(await answers(), `${kind}; ${lpk}`);
+          await leave(lpk);
+        }),
+      );
+    });
+  });
+
   test('of a process that crashes is gone within seconds, and others of the Service take over; a restart brings it back', async () => {
     const here = await freePort();
     const lpk = shop.lpk('connect', 'deployment/apart', '--no-wait', '-p', `${here}:8080`);
@@ -204,62 +261,5 @@ describe('readiness', { concurrency: true }, () => {
     assert.match(String(received), /local$/, `${lpk}`);
     local.kill('SIGKILL');
     await leave(lpk);
-  });
-
-  describe('with every kind of probe', { concurrency: 1 }, () => {
-    test('probe: the container’s own counts, carried out here; exec can’t be', async () => {
-      const begin = async (kind: Kind) => ({ kind, ...(await session(kind, 'sick', '--readiness', 'probe')) });
-      await Promise.all(
-        (await Promise.all(ALL.map(begin))).map(async ({ kind, lpk, here }) => {
-          const set = (health: 'heal' | 'sicken') => fetch(`http://127.0.0.1:${here}/${health}`);
-          if (kind === 'exec') {
-            const { text } = await lpk.event('readiness');
-            const why = 'deployment/exec has a readiness probe that runs a command in the pod (cat)';
-            assert.equal(text, `readiness: listening, as ${why}`);
-          } else if (kind !== 'tcp') {
-            await lpk.line(new RegExp(`^${kind} sick$`));
-            const { why } = await lpk.event('unready');
-            assert.match(why, kind === 'grpc' ? /is not SERVING$/ : /\/health: status 503$/, `${lpk}`);
-            assert.equal(readyOf(await podOf(kind)).status, 'False', `${lpk}`);
-            await set('heal');
-          }
-          await lpk.serving();
-          if (kind !== 'exec' && kind !== 'tcp') {
-            await set('sicken');
-            await becomes(kind, 'False');
-          }
-          await leave(lpk);
-        }),
-      );
-    });
-
-    test('a breakpoint of three minutes harms nothing', async () => {
-      await Promise.all(
-        ALL.map(async (kind) => {
-          const { lpk } = await session(kind, 'healthy');
-          const pid = Number((await lpk.line(/^listens as \d+$/)).split(' ').at(-1));
-          await lpk.serving();
-          const answers = async () => {
-            const { received } = await shop.callHttp(kind, 80);
-            return String(received).endsWith(`process ${pid}`);
-          };
-          await eventually(`the process in the place of ${kind} answers`, answers);
-          const before = await podOf(kind);
-          process.kill(pid, 'SIGSTOP');
-          await pause(BREAKPOINT_MS);
-          const stopped = await podOf(kind);
-          assert.deepEqual(await endpointsOf(kind), [before.metadata.name], `${kind}; ${lpk}`);
-          process.kill(pid, 'SIGCONT');
-          const same = ({ metadata, status }: Json) => ({
-            ...{ uid: metadata.uid, ready: readyOf({ status }) },
-            containers: status.containerStatuses,
-          });
-          assert.deepEqual(same(stopped), same(before), `${kind}; ${lpk}`);
-          assert.equal(stopped.status.containerStatuses[0].restartCount, 0, `${kind}; ${lpk}`);
-          assert.ok(await answers(), `${kind}; ${lpk}`);
-          await leave(lpk);
-        }),
-      );
-    });
   });
 });

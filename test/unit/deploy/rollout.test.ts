@@ -165,6 +165,13 @@ test('StatefulSets and DaemonSets', () => {
   const ds = (status: object) => rolloutState('daemonset', workload({}, { desiredNumberScheduled: 3, ...status }));
   assert.deepEqual([ds({}).done, ds({}).total], [false, 3]);
   assert.equal(ds({ updatedNumberScheduled: 3, numberAvailable: 2 }).text, '2 of 3 pods ready');
+  assert.equal(
+    ds({ updatedNumberScheduled: 1, numberAvailable: 2 }).ready,
+    0,
+    'the new one is the one that is not ready',
+  );
+  assert.equal(ds({ updatedNumberScheduled: 1, numberAvailable: 3 }).ready, 1);
+  assert.equal(sts({ ...changing, readyReplicas: 1, updatedReplicas: 1 }).ready, 0);
   assert.equal(ds({ updatedNumberScheduled: 3, numberAvailable: 3 }).done, true);
 });
 

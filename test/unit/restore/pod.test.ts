@@ -258,6 +258,14 @@ test('of two that take it at once, one wins; the other undoes nothing of the win
   }
 });
 
+test('who comes too late to take it makes none in the winner’s stead, who is about to', async () => {
+  const { world, ref, target, spec, there } = scene();
+  world.after = { what: /^POST .*configmaps$/, run: () => world.objects.delete(ref.apiPath) };
+  await assert.rejects(swapIn(world.cluster, target, spec), { code: 'not-found' });
+  assert.equal(there(), undefined);
+  assert.deepEqual(world.others(ref.apiPath), []);
+});
+
 test('one that somebody made of its name is never overwritten, neither by the swap nor by the restore', async () => {
   const theirs = { ...POD, spec: { containers: [{ name: 'theirs', image: 'x:1' }] } };
   const during = scene();
