@@ -10,7 +10,6 @@ import { eventually, freePort, listen, Shop, service, workload } from './shop.ts
 type Row = {
   container?: Json;
   pod?: Json;
-  spec?: Json;
   /** lpk says that it raised these. */
   raised?: object[];
   /** What holds in the agent's pod. */
@@ -67,6 +66,8 @@ async function leave(lpk: Lpk): Promise<void> {
 }
 
 describe('whatever the namespace asks for', { concurrency: 3 }, () => {
+  after(endAll);
+
   describe('in a namespace with a quota and restricted Pod Security', { concurrency: 3 }, () => {
     let shop: Shop;
 
@@ -75,20 +76,16 @@ describe('whatever the namespace asks for', { concurrency: 3 }, () => {
       await shop.deployCaller();
       await shop.create(...Object.keys(rows).map((name) => service(name, [[80, 80]])));
       await shop.create(
-        ...Object.entries(rows).map(([name, { container, pod, spec }]) =>
+        ...Object.entries(rows).map(([name, { container, pod }]) =>
           workload('Deployment', name, {
             container: { ports: [{ containerPort: 80 }], ...container },
             ...(pod ? { pod } : {}),
-            spec: { progressDeadlineSeconds: 30, ...spec },
           }),
         ),
       );
     });
 
-    after(async () => {
-      endAll();
-      await shop?.close();
-    });
+    after(async () => await shop?.close());
 
     for (const [name, { raised, holds }] of Object.entries(rows)) {
       test(`${name.replaceAll('-', ' ')}: calls to port 80 arrive, and all is as it was`, async () => {
@@ -162,10 +159,7 @@ describe('whatever the namespace asks for', { concurrency: 3 }, () => {
       );
     });
 
-    after(async () => {
-      endAll();
-      await shop?.close();
-    });
+    after(async () => await shop?.close());
 
     async function refused(target: string, says: RegExp): Promise<void> {
       const [spec, [pod]] = [await shop.specOf(target), await shop.pods(target)];
@@ -206,12 +200,12 @@ describe('whatever the namespace asks for', { concurrency: 3 }, () => {
     });
 
     test('for the pod that a rolling update adds: put back, in the quota’s words', async () => {
-      await createQuota(shop.cluster, shop.namespace, 'pods', { pods: '2' });
+      await createQuota(shop.cluster, shop.namespace, 'full', { pods: '2' });
       await refused(
         'deployment/web',
-        /^deployment\/web can't make its pods: .*exceeded quota: pods, requested: pods=1/,
+        /^deployment\/web can't make its pods: .*exceeded quota: full, requested: pods=1/,
       );
-      await remove('resourcequotas/pods');
+      await remove('resourcequotas/full');
     });
 
     test('for as much memory as the agent needs: the same', async () => {
