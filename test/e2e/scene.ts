@@ -157,7 +157,7 @@ export class Scene {
       name: 'app',
       image: 'node:24-alpine',
       command: ['node', '/code/peer.mjs'],
-      readinessProbe: { httpGet: { path: '/', port: 8080 }, periodSeconds: 1 },
+      readinessProbe: { httpGet: { path: '/', port: 8080 }, periodSeconds: 1, timeoutSeconds: 10 },
       volumeMounts: [{ name: 'code', mountPath: '/code' }],
     };
     const web = {

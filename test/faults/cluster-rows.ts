@@ -12,9 +12,9 @@ export function clusterRows(): Row[] {
   const piece = (name: string, fault: () => Promise<void>): Row => ({
     name,
     alone: true,
-    run: async (lane, nth) => {
+    run: async (lane, nth, _, one) => {
       const session = await lane.connect(['--transport', nth % 2 === 0 ? 'proxy' : 'port-forward']);
-      await fault();
+      await one.happens(fault);
       await session.streams.whole();
       await leaves(session.lpk);
       return { ...(await putBack(lane)), resumed: true };
@@ -27,10 +27,10 @@ export function clusterRows(): Row[] {
     {
       name: 'node rebooted: lpk attaches anew',
       alone: true,
-      run: async (lane) => {
+      run: async (lane, _, __, one) => {
         const session = await lane.connect();
         const from = session.lpk.events.length;
-        await reboot();
+        await one.happens(reboot);
         await worksAnew(lane, session, from);
         await leaves(session.lpk);
         return await putBack(lane);
@@ -39,11 +39,11 @@ export function clusterRows(): Row[] {
     {
       name: 'node rebooted and laptop killed',
       alone: true,
-      run: async (lane) => {
+      run: async (lane, _, __, one) => {
         const { lpk } = await lane.connect(['--restore-after', '15']);
         lpk.signal('SIGKILL');
         await lpk.exit();
-        await reboot();
+        await one.happens(reboot);
         return await putBack(lane);
       },
     },

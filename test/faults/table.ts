@@ -1,4 +1,5 @@
 import { Lane, type LaneKind } from './lane.ts';
+import { OneFault } from './one-fault.ts';
 
 /** The fault table: what is done to a session, how often, and what came of it. */
 
@@ -7,14 +8,14 @@ export type Found = { restored?: true; resumed?: true; nothingLeft?: true };
 
 export type Row = {
   name: string;
-  /** The fault is the whole cluster's: nothing else runs meanwhile. */
+  /** The fault is the whole cluster's: its runs share one, and nothing else runs meanwhile. */
   alone?: true;
   /** Of the workload; a Deployment unless told otherwise. */
   kind?: LaneKind;
   /** How many runs it has in so many rounds; one each unless told otherwise. */
   cases?: (rounds: number) => number;
-  /** Throws what was not as it should be. `nth`, from 0, tells the runs apart. */
-  run: (lane: Lane, nth: number, rounds: number) => Promise<Found>;
+  /** Throws what was not as it should be. `nth`, from 0, tells the runs apart; `one` is theirs in a row that is `alone`. */
+  run: (lane: Lane, nth: number, rounds: number, one: OneFault) => Promise<Found>;
 };
 
 export type Outcome = { row: string; nth: number; found?: Found; failure?: string; tookMs: number };
@@ -30,9 +31,9 @@ export type TableOptions = {
 /** Runs all rows: those of single sessions side by side, then those of the whole cluster. */
 export async function runTable(rows: Row[], { rounds, lanes, onOutcome }: TableOptions): Promise<Outcome[]> {
   const runs = rows.flatMap((row) => Array.from({ length: row.cases?.(rounds) ?? rounds }, (_, nth) => ({ row, nth })));
-  const [alone, others] = [runs.filter(({ row }) => row.alone), runs.filter(({ row }) => !row.alone)];
   const outcomes: Outcome[] = [];
-  const work = async (queue: typeof runs) => {
+  /** One run after the other in one lane, as long as nothing fails there. */
+  const work = async (queue: typeof runs, one: OneFault) => {
     let lane: Lane | undefined;
     for (let next = queue.shift(); next; next = queue.shift()) {
       const { row, nth } = next;
@@ -45,8 +46,9 @@ export async function runTable(rows: Row[], { rounds, lanes, onOutcome }: TableO
           lane = undefined;
         }
         lane ??= await Lane.open(kind);
-        result = { found: await row.run(lane, nth, rounds) };
+        result = { found: await row.run(lane, nth, rounds, one) };
       } catch (error) {
+        one.without();
         result = { failure: `${error instanceof Error ? error.message : error}; ${lane?.said}` };
         await lane?.close().catch(() => {}); // what it was used for has failed, which is told
         lane = undefined;
@@ -57,8 +59,13 @@ export async function runTable(rows: Row[], { rounds, lanes, onOutcome }: TableO
     }
     await lane?.close();
   };
-  await Promise.all(Array.from({ length: Math.min(lanes, others.length) }, () => work(others)));
-  await work(alone);
+  const others = runs.filter(({ row }) => !row.alone);
+  await Promise.all(Array.from({ length: Math.min(lanes, others.length) }, () => work(others, new OneFault(1))));
+  for (const row of rows.filter(({ alone }) => alone)) {
+    const together = runs.filter((run) => run.row === row);
+    const one = new OneFault(together.length);
+    await Promise.all(together.map((run) => work([run], one)));
+  }
   return outcomes;
 }
 
