@@ -80,7 +80,8 @@ export const connectVerb: Verb = {
       environmentOptions(volumesOptions(words))
         .positional('target', {
           type: 'string',
-          describe: 'SERVICE, deployment/NAME, statefulset/NAME, daemonset/NAME, replicaset/NAME or pod/NAME',
+          describe:
+            'SERVICE, deployment/NAME, statefulset/NAME, daemonset/NAME, replicaset/NAME, rollout/NAME or pod/NAME',
         })
         .option('port', {
           alias: 'p',

@@ -28,7 +28,8 @@ export const envVerb: Verb = {
     clusterOptions(environmentOptions(words))
       .positional('target', {
         type: 'string',
-        describe: 'SERVICE, deployment/NAME, statefulset/NAME, daemonset/NAME, replicaset/NAME or pod/NAME',
+        describe:
+          'SERVICE, deployment/NAME, statefulset/NAME, daemonset/NAME, replicaset/NAME, rollout/NAME or pod/NAME',
       })
       .option('container', { string: true, requiresArg: true, describe: 'Which container, when the pod has several' })
       .option('yes', {

@@ -29,7 +29,7 @@ export const HINTS: Record<ErrorCode, string> = {
   'not-found': 'check the name and the namespace (-n); `kubectl get services,deployments,statefulsets -A` lists them',
   'no-selector': 'name the workload instead of the Service: deployment/NAME, statefulset/NAME, daemonset/NAME',
   'no-workload':
-    'name the workload instead: deployment/NAME, statefulset/NAME, daemonset/NAME, replicaset/NAME or pod/NAME',
+    'name the workload instead: deployment/NAME, statefulset/NAME, daemonset/NAME, replicaset/NAME, rollout/NAME or pod/NAME',
   'ambiguous-workload': 'name the one you mean: deployment/NAME, statefulset/NAME or daemonset/NAME',
   'ambiguous-container': 'name the one you mean with --container',
   'unsupported-workload':

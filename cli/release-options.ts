@@ -19,7 +19,8 @@ export const releaseVerb: Verb = {
       words
         .positional('target', {
           type: 'string',
-          describe: 'SERVICE, deployment/NAME, statefulset/NAME, daemonset/NAME, replicaset/NAME or pod/NAME',
+          describe:
+            'SERVICE, deployment/NAME, statefulset/NAME, daemonset/NAME, replicaset/NAME, rollout/NAME or pod/NAME',
         })
         .option('yes', { alias: 'y', boolean: true, describe: 'Do not ask' }),
     ),

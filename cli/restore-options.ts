@@ -24,7 +24,8 @@ export const restoreVerb: Verb = {
       words
         .positional('target', {
           type: 'string',
-          describe: 'SERVICE, deployment/NAME, statefulset/NAME, daemonset/NAME, replicaset/NAME or pod/NAME',
+          describe:
+            'SERVICE, deployment/NAME, statefulset/NAME, daemonset/NAME, replicaset/NAME, rollout/NAME or pod/NAME',
         })
         .option('all', { boolean: true, describe: 'All sessions of yours (of this user and machine)' })
         .option('all-namespaces', { alias: 'A', boolean: true, describe: 'With --all: in every namespace' })
