@@ -90,7 +90,10 @@ export class VolumeFollower {
   /** Goes on without it when nothing has come for `silenceMs` although there is a link. */
   giveUpAfter(silenceMs: number): void {
     const nowMs = performance.now();
-    if (!this.#agent()?.session.isUp) this.heard.atMs = nowMs;
+    if (!this.#agent()?.session.isUp) {
+      this.heard.atMs = nowMs;
+      return;
+    }
     if (this.#of || nowMs - this.heard.atMs < silenceMs || this.#over.signal.aborted) return;
     this.#tellLost(`the pod has sent nothing for ${Math.round(silenceMs / 1_000)} s`);
     this.#over.abort();

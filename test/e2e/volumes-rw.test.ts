@@ -16,7 +16,8 @@ const DATA = '/lpk-e2e-rw/data';
 let shop: Shop;
 
 before(async () => {
-  shop = await Shop.open('volumes-rw');
+  // To give a folder to nobody but root, takes root.
+  shop = await Shop.open('volumes-rw', { root: true });
   await shop.create({ apiVersion: 'v1', kind: 'ConfigMap', metadata: { name: 'settings' }, data: { a: 'one' } });
   await shop.deploy(data());
 });

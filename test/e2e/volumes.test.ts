@@ -12,12 +12,14 @@ import {
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, before, describe, test } from 'node:test';
+import { parseEnviron } from '../../agent/deploy/container-environment.ts';
 import type { Json } from '../../agent/deploy/kube.ts';
 import { kubectl } from '../cluster/cluster.ts';
 import { cluster } from '../cluster/up.ts';
+import { importImage, removeImage } from './image.ts';
 import { endAll, Lpk } from './lpk.ts';
 import { builtInClusterClient } from './programs/build.ts';
-import { eventually, Shop, workload } from './shop.ts';
+import { eventually, Shop, service, workload } from './shop.ts';
 
 /** The pod's volumes on the laptop: what a program finds at their paths, how fresh it is, and what a hostile pod comes to. */
 
@@ -50,6 +52,7 @@ const LIST = `for top; do find "$top" | sort | while read -r f; do
 
 let shop: Shop;
 let pv: string;
+let image: string;
 /** The folder of the Go program of that name. */
 let inCluster: string;
 
@@ -57,6 +60,7 @@ before(async () => {
   inCluster = await builtInClusterClient();
   // Devices, and files that only their owner may read, take root.
   shop = await Shop.open('volumes', { root: true });
+  image = await importImage(shop.namespace, { OF_IMAGE: 'yes', OVER_IMAGE: 'image', NODE_OPTIONS: '--of-the-image' });
   pv = `${shop.namespace}-disk`;
   const claim = { accessModes: ['ReadWriteOnce'], storageClassName: '', resources: { requests: { storage: '1Gi' } } };
   await shop.cluster.request('POST', '/api/v1/persistentvolumes', {
@@ -72,6 +76,8 @@ before(async () => {
   await shop.create(
     { apiVersion: 'v1', kind: 'ConfigMap', metadata: { name: 'settings' }, data: { 'a.conf': 'one', 'b.conf': 'two' } },
     { apiVersion: 'v1', kind: 'Secret', metadata: { name: 'source' }, stringData: { password: 'correct horse' } },
+    { apiVersion: 'v1', kind: 'ConfigMap', metadata: { name: 'variables' }, data: { CURRENCY: 'EUR', TWICE: 'no' } },
+    service('linked', [80]),
     { apiVersion: 'v1', kind: 'ServiceAccount', metadata: { name: 'looker' } },
     {
       ...{ apiVersion: 'rbac.authorization.k8s.io/v1', kind: 'Role', metadata: { name: 'looker' } },
@@ -86,13 +92,14 @@ before(async () => {
   await shop.cluster.request('POST', `/api/v1/namespaces/${shop.namespace}/persistentvolumeclaims`, {
     body: { metadata: { name: 'disk' }, spec: { ...claim, volumeName: pv } },
   });
-  await shop.deploy(everyVolume(), hostile());
+  await shop.deploy(everyVolume());
 });
 
 after(async () => {
   endAll();
   await shop?.close();
   await kubectl(['delete', 'persistentvolume', pv, '--wait=false']);
+  await removeImage(image);
   rmSync(dir, { recursive: true, force: true });
 });
 
@@ -102,8 +109,32 @@ function everyVolume(): Json {
   const token = { serviceAccountToken: { path: 'api/token', expirationSeconds: 600, audience: 'shop' } };
   const fill = `cd /lpk-e2e/disk && mkdir -p deep/er && echo hi > deep/er/file && ln -sf deep/er/file link && ln -sf ../er/file deep/er/self &&
     echo x > 'a name with spaces' && chmod 750 deep && chmod 640 deep/er/file && : > empty && dd if=/dev/zero of=big bs=1024 count=3000`;
+  const resource = (name: string, divisor: string) => ({ resourceFieldRef: { resource: name, divisor } });
+  const from = (sources: Record<string, object>) =>
+    Object.entries(sources).map(([name, valueFrom]) => ({ name, valueFrom }));
   return workload('Deployment', 'all', {
     container: {
+      image,
+      resources: { limits: { cpu: '2', memory: '256Mi' }, requests: { cpu: '50m', memory: '64Mi' } },
+      envFrom: [{ prefix: 'CM_', configMapRef: { name: 'variables' } }, { secretRef: { name: 'source' } }],
+      env: [
+        ...Object.entries({
+          ...{ ROLE: 'all', PORT: '8080', OVER_IMAGE: 'spec', CM_TWICE: 'yes', EMPTY: '', ODD: HOSTILE_VALUE },
+          COMPOSED: '$(ROLE) at $(LINKED_SERVICE_HOST), $$(ROLE)',
+        }).map(([name, value]) => ({ name, value })),
+        ...from({
+          POD_NAME: fieldRef('metadata.name'),
+          POD_NAMESPACE: fieldRef('metadata.namespace'),
+          POD_LABEL: fieldRef("metadata.labels['app']"),
+          POD_ACCOUNT: fieldRef('spec.serviceAccountName'),
+          NODE: fieldRef('spec.nodeName'),
+          NODE_IP: fieldRef('status.hostIP'),
+          CPUS: resource('limits.cpu', '1m'),
+          MEMORY: resource('requests.memory', '1Mi'),
+          ONE_OF_CM: { configMapKeyRef: { name: 'variables', key: 'CURRENCY' } },
+          ONE_OF_SECRET: { secretKeyRef: { name: 'source', key: 'password' } },
+        }),
+      ],
       volumeMounts: [
         { name: 'config', mountPath: CONFIG },
         { name: 'config', mountPath: ALONE, subPath: 'a.conf' },
@@ -157,23 +188,41 @@ function everyVolume(): Json {
   });
 }
 
-/** An emptyDir as somebody would make it who wants the laptop harm. */
+/** An escape sequence that sets a terminal's title, a newline, what looks like another variable, quotes. */
+const HOSTILE_VALUE = '\u001b]0;pwned\u0007\nPATH=/evil\n\u0001"\'`$(id)\\';
+
+const MILLION = 1_000_000;
+
+/** Volumes as somebody would make them who wants the laptop harm. The million names are links to one file: a tenth of the memory. */
 function hostile(): Json {
+  const many = `const { writeFileSync, linkSync } = require('fs'); writeFileSync('/many/0', 'x');
+    for (let i = 1; i < ${MILLION}; i++) linkSync('/many/0', '/many/' + i)`;
   const script = `cd /evil && ln -s /etc/passwd passwd && ln -s ../../../.. up && mkdir d && ln -s .. d/top && ln -s d/top/../../.. by-way &&
     truncate -s 1099511627776 sparse && mknod disk b 8 0 && mkfifo pipe && touch "$(printf 'new\\nline')" "$(printf '\\033[2J')" &&
-    echo good > good && mkdir zmany && cd zmany && seq 30000 | xargs touch`;
+    touch ... ..x '.. ' && dd if=/dev/zero of=huge bs=1048576 count=9 && echo good > good`;
   return workload('Deployment', 'hostile', {
-    container: { volumeMounts: [{ name: 'evil', mountPath: '/lpk-e2e/evil' }] },
+    env: { ODD: HOSTILE_VALUE },
+    container: {
+      volumeMounts: [
+        { name: 'evil', mountPath: '/lpk-e2e/evil' },
+        { name: 'many', mountPath: '/lpk-e2e/many' },
+      ],
+    },
     pod: {
       initContainers: [
         {
-          name: 'evil',
-          image: 'busybox:1',
-          command: ['/bin/sh', '-c', script],
+          ...{ name: 'evil', image: 'busybox:1', command: ['/bin/sh', '-c', script] },
           volumeMounts: [{ name: 'evil', mountPath: '/evil' }],
         },
+        {
+          ...{ name: 'many', image: 'node:24-alpine', command: ['node', '-e', many] },
+          volumeMounts: [{ name: 'many', mountPath: '/many' }],
+        },
       ],
-      volumes: [{ name: 'evil', emptyDir: {} }],
+      volumes: [
+        { name: 'evil', emptyDir: {} },
+        { name: 'many', emptyDir: { medium: 'Memory' } },
+      ],
     },
   });
 }
@@ -347,27 +396,86 @@ describe('every kind of volume', () => {
   });
 });
 
-test('a hostile pod ends in a report, and in nothing else', async () => {
-  const list = 'cat /lpk-e2e/evil/good; cd /lpk-e2e/evil; ls -A | cat -v; ls zmany | wc -l';
-  const lpk = shop.lpk('connect', 'deployment/hostile', '--', '/bin/sh', '-c', list);
+describe('what the command has of the environment', () => {
+  const PRINT = 'env -0 | base64 | tr -d "\\n"; echo';
+  const parse = (line: string) => parseEnviron(Buffer.from(line.trim(), 'base64'));
+  /** README, "What your program needs to do". */
+  const LAPTOPS = ['PATH', 'HOME', 'HOSTNAME', 'PWD', 'SHLVL', '_', 'OLDPWD', 'NODE_OPTIONS'];
+
+  test('is what it was in the pod: all of spec and image, but for what describes a machine', async () => {
+    const pod = await podOf('all');
+    const exec = ['exec', '-n', shop.namespace, pod, '-c', 'app', '--', '/bin/sh', '-c', PRINT];
+    const original = parse(await kubectl(exec));
+    for (const name of ['OF_IMAGE', 'CM_CURRENCY', 'password', 'NODE', 'CPUS', 'LINKED_SERVICE_HOST', 'ONE_OF_SECRET'])
+      assert.ok(original[name], `${name} is in the pod`);
+    assert.deepEqual([original.ODD, original.OVER_IMAGE, original.CM_TWICE], [HOSTILE_VALUE, 'spec', 'yes']);
+    const lpk = shop.lpk('connect', 'deployment/all', '--', '/bin/sh', '-c', `echo "pod $POD_NAME"; ${PRINT}`);
+    const { pod: agents } = await lpk.event('attached');
+    await lpk.exit();
+    const here = parse(lpk.lines.at(-1) ?? '');
+    assert.equal(here.POD_NAME, agents); // another pod in its place, as after any restart
+    const own = process.env as Record<string, string>;
+    const expected = Object.entries(original).filter(([name]) => !LAPTOPS.includes(name) && name !== 'POD_NAME');
+    assert.deepEqual(Object.fromEntries(expected.map(([name]) => [name, here[name]])), Object.fromEntries(expected));
+    for (const name of ['PATH', 'HOME', 'NODE_OPTIONS']) assert.equal(here[name], own[name], name);
+    const added = Object.keys(here).filter((name) => !(name in original) && !(name in own));
+    assert.deepEqual(
+      added.filter((name) => !LAPTOPS.includes(name)),
+      ['LPK_VOLUMES'],
+    );
+  });
+});
+
+test('a hostile pod ends in a report, and in nothing else', async (t) => {
+  await shop.deploy(hostile());
+  const passwd = readFileSync('/etc/passwd', 'utf8');
+  const list = `cd /lpk-e2e/evil; ls -A | cat -v; cat good; ls ../many | wc -l; du -sk .. | cut -f1; printf %s "$ODD" | base64 -w0; echo; read -r line`;
+  const options = ['deployment/hostile', '--volume-limit', '5', '--no-wait'];
+  const lpk = shop.lpk('connect', ...options, '--', '/bin/sh', '-c', list);
   const told = await lpk.event('volumes', ({ state }) => state === 'done');
-  const skipped = await lpk.event('volume-skipped');
-  assert.equal((await lpk.exit()).code, 0, String(lpk));
+  const skippedOf = (at: string) => lpk.event('volume-skipped', (event) => event.path === at);
+  const { skipped, skippedCount } = await skippedOf('/lpk-e2e/evil');
   for (const [name, why] of [
     ['passwd', /links out/],
     ['up', /links out/],
     ['by-way', /links out/],
     ['sparse', /1099511627776 bytes/],
+    ['huge', /9437184 bytes/],
     ['disk', /device/],
     ['pipe', /pipe/],
   ] as const) {
-    assert.match(skipped.skipped[name] ?? '', why, JSON.stringify(skipped));
+    assert.match(skipped[name] ?? '', why, JSON.stringify(skipped));
   }
-  assert.match(JSON.stringify(skipped), /more than 20000 files/);
-  const at = lpk.lines.indexOf('good');
-  assert.deepEqual(lpk.lines.slice(at, -1).sort(), ['good', '^[[2J', 'd', 'good', 'zmany', 'new', 'line'].sort());
-  assert.ok(Number(lpk.lines.at(-1)) > 15_000, String(lpk));
+  assert.equal(skippedCount, 7, JSON.stringify(skipped));
+  const many = await skippedOf('/lpk-e2e/many');
+  assert.match(JSON.stringify(many.skipped), /and all after it: there are more than 20000 files/);
+  const value = await lpk.line(/^[\w+/=]{40,}$/);
+  assert.equal(Buffer.from(value, 'base64').toString(), HOSTILE_VALUE);
+  const at = lpk.lines.indexOf(value);
+  const [count, kibibytes] = lpk.lines.slice(at - 2, at).map(Number) as [number, number];
+  assert.ok(count > 19_000 && count <= 20_000, String(lpk));
+  assert.ok(kibibytes < 20_000 * 4 + 2_000, `${kibibytes} KiB on the laptop's disk`);
+  const names = ['...', '.. ', '..x', '^[[2J', 'd', 'good', 'line', 'new'];
+  assert.deepEqual(lpk.lines.slice(at - 3 - names.length, at - 3).sort(), names.sort());
+  assert.equal(lpk.lines[at - 3], 'good');
+  // Nothing of the pod's speaks to the terminal, and neither end grows with what the pod has.
+  assert.doesNotMatch(lpk.stderr, /[^\P{C}\n]/u);
+  const peakMiB = (status: string) => Number(/VmHWM:\s+(\d+) kB/.exec(status)?.[1]) / 1_024;
+  const agent = ['exec', '-n', shop.namespace, await podOf('hostile'), '-c', 'app', '--', '/bin/cat', '/proc/1/status'];
+  const peaks = [readFileSync(`/proc/${lpk.pid}/status`, 'utf8'), await kubectl(agent)].map(peakMiB) as [
+    number,
+    number,
+  ];
+  t.diagnostic(
+    `copied in ${told.seconds} s; laptop ${peaks[0].toFixed()} MiB, agent ${peaks[1].toFixed()} MiB at most`,
+  );
+  assert.ok(peaks[0] < 400 && peaks[1] < 250, `${peaks} MiB`);
+  assert.ok(told.seconds < 60, `${told.seconds} s`);
+  lpk.type('\n');
+  assert.equal((await lpk.exit()).code, 0, String(lpk));
   assert.equal(existsSync(told.folder), false);
+  assert.equal(existsSync('/lpk-e2e'), false);
+  assert.equal(readFileSync('/etc/passwd', 'utf8'), passwd);
 });
 
 test('--volumes none leaves everything as it is', async () => {

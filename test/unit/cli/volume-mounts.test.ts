@@ -1,6 +1,16 @@
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
-import { existsSync, mkdirSync, mkdtempSync, realpathSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  realpathSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { type TestContext, test } from 'node:test';
@@ -79,6 +89,23 @@ test('what changes in a copy is seen at once', async (t) => {
   if (!mounted) return;
   writeFileSync(path.join(folder, 'volume/later'), 'fresh');
   assert.equal(await sh(mounted, 'cat $1/later', `/etc/${NAME}`), 'fresh');
+});
+
+test('what is written to a copy lands in it, and not in what is laid over; within it, another stays read-only', async (t) => {
+  const { folder, place } = scene(t);
+  mkdirSync(path.join(folder, 'volume/inner'));
+  const outer = place(`/etc/${NAME}`, '/etc');
+  const inner = place(`/etc/${NAME}/inner`, undefined);
+  inner.mount.source = path.join(folder, 'volume/inner');
+  outer.mount.access = 'rw';
+  const mounted = await mount(t, folder, [outer, inner]);
+  if (!mounted) return;
+  assert.deepEqual([...mounted.left], []);
+  const script = 'cd "$1" && echo new > new && rm link && mv key was && mkdir -p d/e && echo no > inner/x; ls';
+  assert.equal(await sh(mounted, `{ ${script}; } 2>/dev/null`, `/etc/${NAME}`), 'd\ninner\nnew\nwas\n');
+  assert.equal(readFileSync(path.join(folder, 'volume/new'), 'utf8'), 'new\n');
+  assert.deepEqual(readdirSync(path.join(folder, 'volume')).sort(), ['d', 'inner', 'new', 'was']);
+  assert.deepEqual(readdirSync(path.join(folder, 'volume/inner')), []);
 });
 
 test('over a folder that exists, names with spaces, quotes, newlines and $( are names', async (t) => {

@@ -83,6 +83,24 @@ test('a mount in another goes with it', (t) => {
   );
 });
 
+test('a mount in another of another access is mounted once more, over it', (t) => {
+  const folder = laptop(t);
+  mkdirSync(path.join(folder, 'a'));
+  const mounts = ['a', 'a/b', 'a/b/c', 'a/b/d'].map((name) => folderAt(path.join(folder, name)));
+  const plan = planPlacements(
+    mounts.map((mount, i) => ({ ...mount, access: i === 1 || i === 2 ? 'rw' : 'ro' })),
+    [],
+  );
+  assert.deepEqual(
+    plan.placements.map(({ mount, point, base }) => [mount.access, point, base]),
+    [
+      ['ro', path.join(folder, 'a'), undefined],
+      ['rw', path.join(folder, 'a/b'), undefined],
+      ['ro', path.join(folder, 'a/b/d'), undefined],
+    ],
+  );
+});
+
 test('when the outer one is left out, the inner one is still placed', (t) => {
   const folder = laptop(t);
   mkdirSync(path.join(folder, 'a/b'), { recursive: true });

@@ -30,7 +30,14 @@ import { finishWrites } from '../../../cli/volume-unwritten.ts';
 import { SessionPair, until } from '../wire/harness.ts';
 
 /** A pod's volume (a folder, which the agent is told is a mount), its copy, and what both say. */
-async function scene(t: TestContext, fill: (pod: string) => void = () => {}, limitBytes = 50_000_000) {
+async function scene(t: TestContext, fill: (pod: string) => void = () => {}) {
+  const made = await silent(t, fill, true);
+  await made.follower.first;
+  return made;
+}
+
+/** An agent that answers nothing, unless `answers`. */
+async function silent(t: TestContext, fill: (pod: string) => void = () => {}, answers = false) {
   const folder = realpathSync(mkdtempSync(path.join(tmpdir(), 'lpk-writes-')));
   t.after(() => rmSync(folder, { recursive: true }));
   const pod = path.join(folder, 'pod');
@@ -40,7 +47,7 @@ async function scene(t: TestContext, fill: (pod: string) => void = () => {}, lim
   const connect = async (name: string) => {
     const pair = await SessionPair.open(t);
     const files = new MountFiles(async () => ['/', pod]);
-    pair.agent.on('stream', (stream: Stream) => void files.serve(stream));
+    if (answers) pair.agent.on('stream', (stream: Stream) => void files.serve(stream));
     agent = { pod: name, session: pair.laptop };
     return pair;
   };
@@ -51,7 +58,7 @@ async function scene(t: TestContext, fill: (pod: string) => void = () => {}, lim
   });
   const output = new Output({ format: 'json', stdout, stderr: new PassThrough().resume() });
   const place = path.join(folder, 'copy');
-  const limits = { limitBytes, maxEntries: 1_000 };
+  const limits = { limitBytes: 50_000_000, maxEntries: 1_000 };
   const follower = new VolumeFollower({
     path: pod,
     copy: (onConflict) =>
@@ -62,7 +69,6 @@ async function scene(t: TestContext, fill: (pod: string) => void = () => {}, lim
     stamp: path.join(folder, 'stamp'),
   });
   t.after(() => follower.close());
-  await follower.first;
   const keepIn = path.join(folder, 'kept');
   return {
     ...{ folder, pod, place, follower, said, connect, first, keepIn },
@@ -379,4 +385,16 @@ test('the stamp says since when the pod has all of it', async (t) => {
   });
   await until(() => existsSync(here('f.lpk-conflict')), 'the conflict');
   await until(() => statSync(stamp).mtimeMs === 0, 'the stamp of a copy with something of its own');
+});
+
+test('silence is the pod’s only while there is a link', async (t) => {
+  const { follower, first, told, said } = await silent(t);
+  first.carriers?.[0].terminate();
+  await until(() => !first.laptop.isUp, 'the link is down');
+  follower.giveUpAfter(0);
+  assert.deepEqual(said, []);
+  await first.connect();
+  follower.giveUpAfter(0);
+  assert.equal(await follower.first, undefined);
+  assert.match(told('volume-lost')[0] ?? '', /not copied any more: the pod has sent nothing for 0 s$/);
 });

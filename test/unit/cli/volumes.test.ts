@@ -20,15 +20,16 @@ async function scene(t: TestContext, names: string[]) {
   t.after(() => rmSync(folder, { recursive: true }));
   const fake = new FakeCluster();
   const volumeMounts = names.map((name) => ({ name, mountPath: path.join(folder, name) }));
+  const volumes = names.map((name) => ({ name, emptyDir: {} }));
   fake.objects.set('/api/v1/namespaces/shop/pods/web-1', {
     metadata: { name: 'web-1' },
-    spec: { containers: [{ name: 'app', volumeMounts }] },
+    spec: { volumes, containers: [{ name: 'app', volumeMounts }] },
   });
   let session: Session | undefined;
-  const connect = async () => {
+  const connect = async (serve?: (stream: Stream) => void) => {
     const pair = await SessionPair.open(t);
-    const files = new MountFiles();
-    pair.agent.on('stream', (stream: Stream) => void files.serve(stream));
+    const files = new MountFiles(async () => names.map((name) => path.join(folder, name)));
+    pair.agent.on('stream', serve ?? ((stream: Stream) => void files.serve(stream)));
     session = pair.laptop;
     return pair;
   };
@@ -40,7 +41,7 @@ async function scene(t: TestContext, names: string[]) {
   const undo = new Undo((failure) => assert.fail(failure));
   t.after(() => undo.run());
   const target = { namespace: 'shop', container: 'app' } as Target;
-  const copy = () =>
+  const copy = (more: { writeBack?: boolean; silenceMs?: number } = {}) =>
     copyVolumes({
       cluster: fake.cluster,
       target,
@@ -50,6 +51,7 @@ async function scene(t: TestContext, names: string[]) {
       writeBack: false,
       undo,
       output,
+      ...more,
     });
   const events = () => said.map((line) => JSON.parse(line));
   return { folder, connect, copy, undo, events };
@@ -139,6 +141,45 @@ test('what can not be at its path is named by LPK_VOLUMES', async (t) => {
   const left = events().find(({ event }) => event === 'volumes-left');
   assert.deepEqual(Object.keys(left.left), [path.join(folder, 'data')]);
   assert.deepEqual(volumes?.wrap('true', ['a']), { command: 'true', args: ['a'] });
+});
+
+test('a first copy from which nothing comes is told and left out', async (t) => {
+  const { folder, connect, copy, events, undo } = await scene(t, ['dead', 'data']);
+  mkdirSync(path.join(folder, 'data'));
+  writeFileSync(path.join(folder, 'data/f'), 'x');
+  const files = new MountFiles();
+  // As an agent whose file system (a dead NFS server's) answers nothing.
+  await connect((stream) => {
+    stream.once('data', (request: Buffer) => {
+      stream.unshift(request);
+      if (!String(request).includes('/dead')) void files.serve(stream);
+    });
+  });
+  await copy({ silenceMs: 1_000 });
+  const lost = events().filter(({ event }) => event === 'volume-lost');
+  assert.deepEqual(
+    lost.map((each) => each.path),
+    [path.join(folder, 'dead')],
+  );
+  assert.match(lost[0]?.text, /the pod has sent nothing for 1 s/);
+  assert.equal(existsSync(path.join(rootOf(events()) as string, folder, 'data/f')), true);
+  await undo.run();
+  assert.deepEqual(undo.failed, []);
+});
+
+test('what is changed in a copy is written back, and at the end before it is removed', async (t) => {
+  const { folder, connect, copy, undo, events } = await scene(t, ['data']);
+  mkdirSync(path.join(folder, 'data'));
+  await connect();
+  await copy({ writeBack: true });
+  const root = rootOf(events()) as string;
+  writeFileSync(path.join(root, folder, 'data/f'), 'mine');
+  await undo.run();
+  assert.equal(readFileSync(path.join(folder, 'data/f'), 'utf8'), 'mine');
+  assert.equal(existsSync(path.dirname(root)), false);
+  const done = events().find(({ event, state }) => event === 'volumes' && state === 'done');
+  assert.deepEqual(done.written, [path.join(folder, 'data')]);
+  assert.match(done.text, /read-only but for .*data, written back to pod web-1/);
 });
 
 test('a pod without volumes has none', async (t) => {
