@@ -27,7 +27,7 @@ export type Volumes = {
 /** What a mount may have besides its limit in bytes. */
 const MAX_ENTRIES = 20_000;
 /** How long a first copy may be without a sign of life, ms. */
-const SILENCE_MS = 20_000;
+const SILENCE_MS = 30_000;
 const TICK_MS = 1_000;
 /** Where each change of a step's text is a line of its own. */
 const TICKS_PER_LINE = 10;

@@ -1,4 +1,4 @@
-import { constants } from 'node:fs';
+import { type BigIntStats, constants } from 'node:fs';
 import { open, readlink } from 'node:fs/promises';
 import { setTimeout as pause } from 'node:timers/promises';
 import { LpkError, systemCode } from '../wire/errors.ts';
@@ -26,6 +26,11 @@ const LOOK_MS = 1_000;
 const MANY = 1_000;
 const REST = 10;
 const PIECE_BYTES = 64 * 1024;
+/** How many files of so many bytes are read before it is their turn: 2 MiB at most. */
+const READ_AHEAD = 32;
+const SMALL_BYTES = 64 * 1024;
+/** What was a file a moment ago may be a pipe or a link by now. */
+const READ_ONLY = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK;
 /** Since the look: no reason to tell. */
 const GONE = 'it went';
 /** Of kubelet's atomic writer (pkg/volume/util/atomic_writer.go). */
@@ -95,6 +100,9 @@ async function readRequest(stream: Stream): Promise<FilesRequest> {
   return JSON.parse(Buffer.concat(pieces).toString('utf8')) as FilesRequest;
 }
 
+/** A whole file. */
+type Small = { stats: BigIntStats; content: Buffer };
+
 class Copy {
   #root: string;
   #limits: LookLimits;
@@ -143,9 +151,10 @@ class Copy {
     // What the laptop wrote since the look began is in none of it.
     const gone = new Set([...before].flatMap(([path, mark]) => (this.#sent.get(path) === mark ? path : [])));
     for (const { path } of found) gone.delete(path);
-    for (const each of changed) {
+    const small = this.#readAhead(changed);
+    for (const [i, each] of changed.entries()) {
       const { path, mark } = each;
-      const why = await this.#send(each, version);
+      const why = await this.#send(each, version, small(i));
       if (why === undefined) this.#sent.set(path, mark);
       else if (await this.#isPast(version)) return undefined;
       else {
@@ -179,9 +188,10 @@ class Copy {
   #tellLooking(look: Look): NodeJS.Timeout {
     let told = 0;
     return setInterval(() => {
-      if (look.found.length === told) return;
-      told = look.found.length;
-      this.#out.entry({ type: 'looking', path: '.' }, Buffer.from(JSON.stringify({ seen: told }))).catch(() => {});
+      const now = look.seen + look.found.length;
+      if (now === told) return;
+      told = now;
+      this.#out.entry({ type: 'looking', path: '.' }, Buffer.from(JSON.stringify({ seen: look.seen }))).catch(() => {});
     }, LOOK_MS).unref();
   }
 
@@ -205,9 +215,20 @@ class Copy {
   }
 
   /** Why not; undefined: it is sent. */
-  async #send({ type, path, mode, mark }: Found, version: string | undefined): Promise<string | undefined> {
+  async #send(
+    { type, path, mode, mark }: Found,
+    version: string | undefined,
+    small: Promise<Small | undefined>,
+  ): Promise<string | undefined> {
     const name = this.#absolute(path);
     try {
+      const read = await small;
+      if (read) {
+        const { stats, content } = read;
+        const header = this.#fileHeader(path, stats, content.length);
+        await this.#out.write(Buffer.concat([header, content, tarPadding(content.length)]));
+        return undefined;
+      }
       if (type === 'file') return await this.#sendFile(name, path);
       const turned = path === VERSION ? version : undefined;
       const target = type === 'link' ? (turned ?? (await readlink(name))) : '';
@@ -219,19 +240,59 @@ class Copy {
     }
   }
 
-  async #sendFile(name: string, path: string): Promise<string | undefined> {
-    // What was a file a moment ago may be a pipe or a link by now.
-    const handle = await open(name, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+  /**
+   * By index: the whole of a small file, read while those before it are sent. On a busy machine, the way to the thread pool and back is
+   * what a small file costs. Undefined: none, or it changes.
+   */
+  #readAhead(changed: Found[]): (index: number) => Promise<Small | undefined> {
+    const reads = new Map<number, Promise<Small | undefined>>();
+    let next = 0;
+    return (index) => {
+      for (; next < Math.min(index + READ_AHEAD, changed.length); next++) {
+        const { type, path, bytes } = changed[next] as Found;
+        if (type !== 'file' || bytes > SMALL_BYTES) continue;
+        const read = this.#readSmall(this.#absolute(path), bytes);
+        read.catch(() => {}); // told when its turn has come
+        reads.set(next, read);
+      }
+      const read = reads.get(index);
+      reads.delete(index);
+      return read ?? Promise.resolve(undefined);
+    };
+  }
+
+  async #readSmall(name: string, bytes: number): Promise<Small | undefined> {
+    const handle = await open(name, READ_ONLY);
     try {
       const stats = await handle.stat({ bigint: true });
-      const [bytes, mode, modifiedMs] = [stats.size, stats.mode & 0o7777n, stats.mtimeMs].map(Number) as [
-        number,
-        number,
-        number,
-      ];
+      if (!stats.isFile() || stats.size !== BigInt(bytes)) return undefined;
+      const content = Buffer.alloc(bytes);
+      const { bytesRead } = bytes > 0 ? await handle.read(content, 0, bytes, 0) : { bytesRead: 0 };
+      return bytesRead === bytes ? { stats, content } : undefined;
+    } finally {
+      await handle.close();
+    }
+  }
+
+  #fileHeader(path: string, stats: BigIntStats, bytes: number): Buffer {
+    const mode = Number(stats.mode & 0o7777n);
+    return this.#out.header({
+      type: 'file',
+      path,
+      mode,
+      modifiedMs: Number(stats.mtimeMs),
+      bytes,
+      mark: markOf(stats),
+    });
+  }
+
+  async #sendFile(name: string, path: string): Promise<string | undefined> {
+    const handle = await open(name, READ_ONLY);
+    try {
+      const stats = await handle.stat({ bigint: true });
+      const bytes = Number(stats.size);
       if (!stats.isFile() || bytes > this.#limits.limitBytes) return 'it changes while it is read';
-      // One write for what comes with a piece: a volume can have many small files.
-      let waiting = this.#out.header({ type: 'file', path, mode, modifiedMs, bytes, mark: markOf(stats) });
+      let waiting = this.#fileHeader(path, stats, bytes);
       let left = bytes;
       while (left > 0) {
         const piece = Buffer.allocUnsafe(Math.min(left, PIECE_BYTES));

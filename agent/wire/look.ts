@@ -1,4 +1,4 @@
-import type { BigIntStats, Dirent } from 'node:fs';
+import type { BigIntStats } from 'node:fs';
 import { lstat, opendir } from 'node:fs/promises';
 import { systemCode } from './errors.ts';
 import { MAX_PATH_BYTES } from './inside.ts';
@@ -22,6 +22,9 @@ export type Found = {
 
 /** Skipped entries beyond these are counted only. */
 const MAX_SKIPPED = 100;
+/** A busy machine makes a thread of the pool wait for its turn each time. */
+const AT_ONCE = 64;
+const LISTED_AT_ONCE = 1_024;
 const PART = /^\.lpk-[0-9a-f]{16}\.part$/;
 
 /** A name for what is being written, beside where it is to be; no look sees it. `random`: 16 hex digits. */
@@ -39,6 +42,8 @@ export function markOf(stats: BigIntStats): string {
 export class Look {
   readonly found: Found[] = [];
   readonly skipped = new Skipped();
+  /** Names so far. */
+  seen = 0;
   #root: string;
   #limits: LookLimits;
   #bytes = 0;
@@ -51,61 +56,65 @@ export class Look {
 
   /** Rejects when the root itself can't be read. */
   async run(): Promise<void> {
-    if ((await this.#add('.')) === 'folder') await this.#enter('.', true);
+    if (this.#add('.', await lstat(this.#root, { bigint: true })) === 'folder') await this.#enter('.', true);
   }
 
   async #enter(folder: string, isRoot = false): Promise<void> {
-    let names: Dirent[];
+    let names: string[];
     try {
       names = await this.#list(folder);
     } catch (error) {
       if (isRoot) throw error;
       return this.skipped.add(folder, whyNot(error));
     }
-    for (const { name } of names) {
-      const path = folder === '.' ? name : `${folder}/${name}`;
-      if (this.#full) return;
-      if (PART.test(name)) continue;
-      if (this.found.length >= this.#limits.maxEntries) {
-        this.#full = true;
-        return this.skipped.add(path, `and all after it: there are more than ${this.#limits.maxEntries} files`);
+    for (let i = 0; i < names.length && !this.#full; i += AT_ONCE) {
+      const paths = names.slice(i, i + AT_ONCE).map((name) => (folder === '.' ? name : `${folder}/${name}`));
+      const all = await Promise.allSettled(paths.map((path) => lstat(`${this.#root}/${path}`, { bigint: true })));
+      for (const [j, path] of paths.entries()) {
+        if (this.found.length >= this.#limits.maxEntries) {
+          if (!this.#full)
+            this.skipped.add(path, `and all after it: there are more than ${this.#limits.maxEntries} files`);
+          this.#full = true;
+          return;
+        }
+        const result = all[j] as PromiseSettledResult<BigIntStats>;
+        // Node writes U+FFFD for bytes that are no UTF-8: no name to ask for it by.
+        if (path.includes('\ufffd')) this.skipped.add(path, 'its name is not UTF-8');
+        else if (Buffer.byteLength(path) > MAX_PATH_BYTES) this.skipped.add(path.slice(0, 200), 'its path is too long');
+        else if (result.status === 'rejected') this.skipped.add(path, whyNot(result.reason));
+        else if (this.#add(path, result.value) === 'folder' && !this.#limits.except.has(path)) await this.#enter(path);
+        if (this.#full) return;
       }
-      // Node writes U+FFFD for bytes that are no UTF-8: no name to ask for it by.
-      if (name.includes('\ufffd')) this.skipped.add(path, 'its name is not UTF-8');
-      else if (Buffer.byteLength(path) > MAX_PATH_BYTES) this.skipped.add(path.slice(0, 200), 'its path is too long');
-      else if ((await this.#add(path)) === 'folder' && !this.#limits.except.has(path)) await this.#enter(path);
     }
   }
 
   /** No more names than may be sent: a folder can have any number. */
-  async #list(folder: string): Promise<Dirent[]> {
-    const names: Dirent[] = [];
-    for await (const entry of await opendir(folder === '.' ? this.#root : `${this.#root}/${folder}`)) {
-      names.push(entry);
+  async #list(folder: string): Promise<string[]> {
+    const names: string[] = [];
+    const bufferSize = LISTED_AT_ONCE;
+    for await (const { name } of await opendir(folder === '.' ? this.#root : `${this.#root}/${folder}`, {
+      bufferSize,
+    })) {
+      this.seen++;
+      if (!PART.test(name)) names.push(name);
       if (names.length > this.#limits.maxEntries - this.found.length) break;
     }
-    return names.sort((a, b) => (a.name < b.name ? -1 : 1));
+    return names.sort();
   }
 
-  async #add(path: string): Promise<Found['type'] | undefined> {
-    try {
-      const stats = await lstat(path === '.' ? this.#root : `${this.#root}/${path}`, { bigint: true });
-      const mode = Number(stats.mode & 0o7777n);
-      const base = { path, mode, mark: markOf(stats), bytes: 0 };
-      if (stats.isDirectory()) return this.#take({ type: 'folder', ...base });
-      if (this.#limits.except.has(path)) return undefined; // another mount, of a file
-      if (stats.isSymbolicLink()) return this.#take({ type: 'link', ...base });
-      if (!stats.isFile()) this.skipped.add(path, 'it is a device, a socket or a pipe');
-      else if (BigInt(this.#bytes) + stats.size > BigInt(this.#limits.limitBytes)) {
-        this.skipped.add(path, `its ${stats.size} bytes are more than the limit leaves`);
-      } else {
-        const bytes = Number(stats.size);
-        this.#bytes += bytes;
-        return this.#take({ type: 'file', ...base, bytes });
-      }
-    } catch (error) {
-      if (path === '.') throw error;
-      this.skipped.add(path, whyNot(error));
+  #add(path: string, stats: BigIntStats): Found['type'] | undefined {
+    const mode = Number(stats.mode & 0o7777n);
+    const base = { path, mode, mark: markOf(stats), bytes: 0 };
+    if (stats.isDirectory()) return this.#take({ type: 'folder', ...base });
+    if (this.#limits.except.has(path)) return undefined; // another mount, of a file
+    if (stats.isSymbolicLink()) return this.#take({ type: 'link', ...base });
+    if (!stats.isFile()) this.skipped.add(path, 'it is a device, a socket or a pipe');
+    else if (BigInt(this.#bytes) + stats.size > BigInt(this.#limits.limitBytes)) {
+      this.skipped.add(path, `its ${stats.size} bytes are more than the limit leaves`);
+    } else {
+      const bytes = Number(stats.size);
+      this.#bytes += bytes;
+      return this.#take({ type: 'file', ...base, bytes });
     }
     return undefined;
   }

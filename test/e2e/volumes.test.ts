@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { execFile } from 'node:child_process';
 import {
   chmodSync,
   copyFileSync,
@@ -12,6 +13,7 @@ import {
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, before, describe, test } from 'node:test';
+import { promisify } from 'node:util';
 import { parseEnviron } from '../../agent/deploy/container-environment.ts';
 import type { Json } from '../../agent/deploy/kube.ts';
 import { kubectl } from '../cluster/cluster.ts';
@@ -51,7 +53,7 @@ const LIST = `for top; do find "$top" | sort | while read -r f; do
   fi; done; done | sed -E 's/\\.\\.20[0-9_]+\\.[0-9]+/..TIME/g' | sort -u`;
 
 let shop: Shop;
-let pv: string;
+const volumes: string[] = [];
 let image: string;
 /** The folder of the Go program of that name. */
 let inCluster: string;
@@ -61,18 +63,7 @@ before(async () => {
   // Devices, and files that only their owner may read, take root.
   shop = await Shop.open('volumes', { root: true });
   image = await importImage(shop.namespace, { OF_IMAGE: 'yes', OVER_IMAGE: 'image', NODE_OPTIONS: '--of-the-image' });
-  pv = `${shop.namespace}-disk`;
-  const claim = { accessModes: ['ReadWriteOnce'], storageClassName: '', resources: { requests: { storage: '1Gi' } } };
-  await shop.cluster.request('POST', '/api/v1/persistentvolumes', {
-    body: {
-      metadata: { name: pv },
-      spec: {
-        ...{ accessModes: ['ReadWriteOnce'], capacity: { storage: '1Gi' }, storageClassName: '' },
-        hostPath: { path: path.join(dir, 'disk'), type: 'DirectoryOrCreate' },
-        claimRef: { namespace: shop.namespace, name: 'disk' },
-      },
-    },
-  });
+  await claim('disk', path.join(dir, 'disk'));
   await shop.create(
     { apiVersion: 'v1', kind: 'ConfigMap', metadata: { name: 'settings' }, data: { 'a.conf': 'one', 'b.conf': 'two' } },
     { apiVersion: 'v1', kind: 'Secret', metadata: { name: 'source' }, stringData: { password: 'correct horse' } },
@@ -89,19 +80,37 @@ before(async () => {
       subjects: [{ kind: 'ServiceAccount', name: 'looker', namespace: shop.namespace }],
     },
   );
-  await shop.cluster.request('POST', `/api/v1/namespaces/${shop.namespace}/persistentvolumeclaims`, {
-    body: { metadata: { name: 'disk' }, spec: { ...claim, volumeName: pv } },
-  });
   await shop.deploy(everyVolume());
 });
 
 after(async () => {
   endAll();
   await shop?.close();
-  await kubectl(['delete', 'persistentvolume', pv, '--wait=false']);
+  if (volumes.length > 0) await kubectl(['delete', 'persistentvolume', ...volumes, '--wait=false']);
   await removeImage(image);
   rmSync(dir, { recursive: true, force: true });
+  rmSync(MANY, { recursive: true, force: true });
 });
+
+/** A claim of this name, of a folder of this machine's. */
+async function claim(name: string, folder: string): Promise<void> {
+  const volume = `${shop.namespace}-${name}`;
+  const spec = { accessModes: ['ReadWriteOnce'], storageClassName: '' };
+  await shop.cluster.request('POST', '/api/v1/persistentvolumes', {
+    body: {
+      metadata: { name: volume },
+      spec: {
+        ...{ ...spec, capacity: { storage: '1Gi' }, hostPath: { path: folder, type: 'DirectoryOrCreate' } },
+        claimRef: { namespace: shop.namespace, name },
+      },
+    },
+  });
+  volumes.push(volume);
+  const resources = { requests: { storage: '1Gi' } };
+  await shop.cluster.request('POST', `/api/v1/namespaces/${shop.namespace}/persistentvolumeclaims`, {
+    body: { metadata: { name }, spec: { ...spec, resources, volumeName: volume } },
+  });
+}
 
 /** Every kind of volume, and files in them of every kind that a volume has. */
 function everyVolume(): Json {
@@ -192,11 +201,19 @@ function everyVolume(): Json {
 const HOSTILE_VALUE = '\u001b]0;pwned\u0007\nPATH=/evil\n\u0001"\'`$(id)\\';
 
 const MILLION = 1_000_000;
+/** In memory, and there once for all pods. */
+const MANY = `/dev/shm/lpk-volumes-${process.pid}`;
 
-/** Volumes as somebody would make them who wants the laptop harm. The million names are links to one file: a tenth of the memory. */
+/** So many names, as links to one file: in a few seconds, and a tenth of the memory. */
+async function makeMany(): Promise<void> {
+  mkdirSync(MANY);
+  const script = `const { writeFileSync, linkSync } = require('fs'); writeFileSync('0', 'x');
+    for (let i = 1; i < ${MILLION}; i++) linkSync('0', String(i))`;
+  await promisify(execFile)(process.execPath, ['-e', script], { cwd: MANY });
+}
+
+/** Volumes as somebody would make them who wants the laptop harm. */
 function hostile(): Json {
-  const many = `const { writeFileSync, linkSync } = require('fs'); writeFileSync('/many/0', 'x');
-    for (let i = 1; i < ${MILLION}; i++) linkSync('/many/0', '/many/' + i)`;
   const script = `cd /evil && ln -s /etc/passwd passwd && ln -s ../../../.. up && mkdir d && ln -s .. d/top && ln -s d/top/../../.. by-way &&
     truncate -s 1099511627776 sparse && mknod disk b 8 0 && mkfifo pipe && touch "$(printf 'new\\nline')" "$(printf '\\033[2J')" &&
     touch ... ..x '.. ' && dd if=/dev/zero of=huge bs=1048576 count=9 && echo good > good`;
@@ -214,14 +231,10 @@ function hostile(): Json {
           ...{ name: 'evil', image: 'busybox:1', command: ['/bin/sh', '-c', script] },
           volumeMounts: [{ name: 'evil', mountPath: '/evil' }],
         },
-        {
-          ...{ name: 'many', image: 'node:24-alpine', command: ['node', '-e', many] },
-          volumeMounts: [{ name: 'many', mountPath: '/many' }],
-        },
       ],
       volumes: [
         { name: 'evil', emptyDir: {} },
-        { name: 'many', emptyDir: { medium: 'Memory' } },
+        { name: 'many', persistentVolumeClaim: { claimName: 'many' } },
       ],
     },
   });
@@ -427,6 +440,7 @@ describe('what the command has of the environment', () => {
 });
 
 test('a hostile pod ends in a report, and in nothing else', async (t) => {
+  await Promise.all([makeMany(), claim('many', MANY)]);
   await shop.deploy(hostile());
   const passwd = readFileSync('/etc/passwd', 'utf8');
   const list = `cd /lpk-e2e/evil; ls -A | cat -v; cat good; ls ../many | wc -l; du -sk .. | cut -f1; printf %s "$ODD" | base64 -w0; echo; read -r line`;
