@@ -184,8 +184,13 @@ describe('before anything is changed', { concurrency: 4 }, () => {
     ],
     [
       'a kind that is not there',
+      () => ['ingress/web'],
+      { code: 'usage', exitCode: 2, says: /^lpk: "ingress\/web" names no target/ },
+    ],
+    [
+      'a kind that ends by itself',
       () => ['cronjob/web'],
-      { code: 'usage', exitCode: 2, says: /^lpk: "cronjob\/web" names no target/ },
+      { code: 'unsupported-workload', says: /^lpk: cronjob\/web can't be served: a Job’s pods do their work once/ },
     ],
     [
       'a port that is none',
