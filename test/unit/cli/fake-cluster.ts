@@ -59,6 +59,29 @@ export class FakeCluster {
     }
   }
 
+  /** The session of a pod itself, which is there or not; `manifest`: what a bare one was. */
+  holdPod(
+    name: string,
+    session: { id: string; owner: string; host: string },
+    more: { manifest?: Json; beside?: string },
+  ) {
+    const { manifest, beside } = more;
+    const { id } = session;
+    this.leave(id, { createdAt: '2026-11-24T10:00:00.000Z' });
+    const configMap = this.objects.get(`/api/v1/namespaces/shop/configmaps/lpk-${id}`);
+    const record = {
+      v: 1,
+      ...session,
+      since: '2026-11-24T10:00:00.000Z',
+      container: 'app',
+      changed: [],
+      pod: name,
+      beside,
+    };
+    configMap.metadata.annotations = { 'lpk.dev/pod': JSON.stringify(record) };
+    if (manifest) configMap.data = { 'pod.json': JSON.stringify({ uid: 'uid-before', manifest }) };
+  }
+
   lease(id: string, given: { holderIdentity: string; createdAt: string; namespace?: string }): void {
     const { holderIdentity, createdAt, namespace = 'shop' } = given;
     const labels = { 'app.kubernetes.io/managed-by': 'lpk', 'lpk.dev/session': id };
@@ -101,6 +124,12 @@ export class FakeCluster {
     if (this.refused.has(`${method} ${path}`)) throw new LpkError('forbidden', `may not ${method} ${path}`);
     const object = this.objects.get(path);
     if (method === 'GET' && /(s|configmaps|secrets)$/.test(path) && !object) return this.#list(path);
+    if (method === 'POST') {
+      const { metadata } = options.body as Json;
+      const made = { ...(options.body as Json), metadata: { ...metadata, uid: `uid-made-${metadata.name}` } };
+      this.objects.set(`${path}/${metadata.name}`, made);
+      return made;
+    }
     if (!object) throw new LpkError('not-found', `${path} not found`);
     if (method === 'DELETE') this.objects.delete(path);
     if (method === 'PATCH') this.objects.set(path, applyPatch(object, options.body as Json));
@@ -114,7 +143,9 @@ export class FakeCluster {
 
   /** `/api/v1/namespaces/NS/RESOURCE`, or `/api/v1/RESOURCE` for all namespaces. */
   #list(path: string): Json {
-    const [, base, namespace, resource] = /^(.*\/v1)(?:\/namespaces\/([^/]+))?\/([^/]+)$/.exec(path) as RegExpExecArray;
+    const [, base, namespace, resource] = /^(.*\/v1[^/]*)(?:\/namespaces\/([^/]+))?\/([^/]+)$/.exec(
+      path,
+    ) as RegExpExecArray;
     const items = [...this.objects].filter(([at]) => {
       const within = at.startsWith(`${base}/namespaces/${namespace ?? ''}`) && at.split('/').at(-2) === resource;
       return within && (!namespace || at.includes(`/namespaces/${namespace}/`));

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
+import { agentVolume } from '../../../agent/deploy/agent-container.ts';
 import type { Json } from '../../../agent/deploy/kube.ts';
 import { Output, type Sink } from '../../../cli/output.ts';
 import { restoreSessions } from '../../../cli/restore.ts';
@@ -222,7 +223,13 @@ function agentRevision(fake: FakeCluster, replicas: number): string {
   const { template } = fake.objects.get('/apis/apps/v1/namespaces/shop/deployments/web').spec;
   for (const resource of ['configmaps', 'secrets']) fake.objects.delete(`/api/v1/namespaces/shop/${resource}/lpk-s1`);
   fake.deployment('web');
-  const owner = { kind: 'Deployment', name: 'web', uid: workload.metadata.uid, controller: true };
+  const owner = {
+    apiVersion: 'apps/v1',
+    kind: 'Deployment',
+    name: 'web',
+    uid: workload.metadata.uid,
+    controller: true,
+  };
   const metadata = { name: 'web-1', namespace: 'shop', ownerReferences: [owner] };
   const path = '/apis/apps/v1/namespaces/shop/replicasets/web-1';
   fake.objects.set(path, { metadata, spec: { replicas, template } });
@@ -313,4 +320,52 @@ test('options that do not go together are refused, and say what to do', () => {
   assert.throws(() => readRestoreOptions({ target: 'web' }, ['npm']), { code: 'usage', message: /takes no command/ });
   assert.equal(readRestoreOptions({ target: 'web' }).wait, true);
   assert.equal(readRestoreOptions({ all: true, 'no-wait': true }).wait, false);
+});
+
+const POD = '/api/v1/namespaces/shop/pods/job-runner';
+const MANIFEST = {
+  apiVersion: 'v1',
+  kind: 'Pod',
+  metadata: { name: 'job-runner' },
+  spec: { containers: [{ name: 'app' }] },
+};
+
+test('a bare pod that is gone while it is held comes back: by its name, and with all', async () => {
+  for (const asked of [{ target: 'pod/job-runner' }, {}]) {
+    const fake = new FakeCluster();
+    fake.holdPod('job-runner', { id: 's1', ...ME }, { manifest: MANIFEST });
+    const { code, out } = await restore(fake, { ...asked, wait: false });
+    assert.equal(code, 0);
+    assert.deepEqual(out, ['restored pod/job-runner in namespace shop: your session since 2026-11-24 10:00:00 UTC']);
+    assert.deepEqual([...fake.objects.keys()], [POD]);
+    assert.deepEqual(fake.objects.get(POD).spec, MANIFEST.spec);
+  }
+});
+
+test('a pod of somebody’s own, of the name of one that is held, is left alone; the session is over', async () => {
+  const fake = new FakeCluster();
+  fake.holdPod('job-runner', { id: 's1', ...ME }, { manifest: MANIFEST });
+  const theirs = {
+    metadata: { name: 'job-runner', namespace: 'shop', uid: 'uid-theirs' },
+    spec: { containers: [{ name: 'x' }] },
+  };
+  fake.objects.set(POD, theirs);
+  const { code, out } = await restore(fake, { target: 'pod/job-runner' });
+  assert.equal(code, 0);
+  assert.deepEqual(out, ['pod/job-runner is another by now and was left alone; removed what session s1 left']);
+  assert.deepEqual([...fake.objects], [[POD, theirs]]);
+});
+
+test('a pod beside a Deployment’s is removed, and nothing waits for it', async () => {
+  const fake = new FakeCluster();
+  fake.deployment('web');
+  const before = fake.state;
+  fake.holdPod('lpk-s1', { id: 's1', ...ME }, { beside: 'deployment/web' });
+  fake.objects.set('/api/v1/namespaces/shop/pods/lpk-s1', {
+    metadata: { name: 'lpk-s1', namespace: 'shop', uid: 'uid-beside' },
+    spec: { containers: [], volumes: [agentVolume('s1')] },
+  });
+  const { out } = await restore(fake, {});
+  assert.deepEqual(out, ['removed pod/lpk-s1 in namespace shop: your session since 2026-11-24 10:00:00 UTC']);
+  assert.deepEqual(fake.state, before);
 });
