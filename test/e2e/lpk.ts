@@ -25,6 +25,7 @@ export class Lpk {
   readonly lines: string[] = [];
   stderr = '';
   #said = '';
+  #patienceMs = PATIENCE_MS;
   #child: ChildProcess;
   #ended: Ended | undefined;
   #changed = Promise.withResolvers<void>();
@@ -64,6 +65,12 @@ export class Lpk {
       this.#ended = { code, signal };
       this.#change();
     });
+  }
+
+  /** One of many at once may take longer. */
+  patient(ms: number): this {
+    this.#patienceMs = ms;
+    return this;
   }
 
   get pid(): number {
@@ -108,14 +115,14 @@ export class Lpk {
 
   /** Waits until `look` finds something; it looks again after every word of lpk's. */
   async until<T>(what: string, look: () => T | undefined): Promise<T> {
-    const patience = AbortSignal.timeout(PATIENCE_MS);
+    const patience = AbortSignal.timeout(this.#patienceMs);
     const late = Promise.withResolvers<void>();
     patience.addEventListener('abort', () => late.resolve());
     for (;;) {
       const found = look();
       if (found !== undefined) return found;
       if (this.#ended) throw new Error(`expected ${what}, but it never came; ${this}`);
-      if (patience.aborted) throw new Error(`expected ${what} within ${PATIENCE_MS / 1_000} s; ${this}`);
+      if (patience.aborted) throw new Error(`expected ${what} within ${this.#patienceMs / 1_000} s; ${this}`);
       await Promise.race([this.#changed.promise, late.promise]);
     }
   }
