@@ -230,7 +230,7 @@ export class Shop {
   /** What is left of a session once its rollout is over: nothing, the workload's history included; pods on their way out don't count. */
   async leftOf(name: string): Promise<string[]> {
     const { kind, name: app } = this.#ref(name);
-    const revisions = kind === 'deployment' ? 'replicasets' : 'controllerrevisions';
+    const revisions = kind === 'deployment' || kind === 'rollout' ? 'replicasets' : 'controllerrevisions';
     const history = `/apis/apps/v1/namespaces/${this.namespace}/${revisions}`;
     const { items } =
       kind === 'replicaset'
