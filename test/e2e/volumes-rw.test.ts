@@ -66,7 +66,7 @@ async function inPod(script: string): Promise<string> {
 
 test('what the command does to an emptyDir is done in the pod, by the agent’s user; the rest stays read-only', async () => {
   const script = `exec 2>&1; cd ${DATA} && echo two > f && chmod 640 f && mkdir -p new/er && echo made > new/er/file && ln -s er/file new/link &&
-    mv sub/deep/x moved && rm -r sub old && dd if=/dev/zero of=big bs=1000000 count=30 2>/dev/null && echo done
+    mv sub/deep/x moved && rm -r sub old && dd if=/dev/zero of=big bs=100000 count=30 2>/dev/null && echo done
     echo no > config/a; echo no > ../roots/f; echo begun; read -r line`;
   const lpk = connect(script);
   const told = await lpk.event('volumes', ({ state }) => state === 'done');
@@ -81,7 +81,7 @@ test('what the command does to an emptyDir is done in the pod, by the agent’s 
   );
   assert.equal(
     await inPod(`cd ${DATA}; cat f moved new/link; stat -c '%a %u' f; stat -c %s big; ls -A`),
-    [...['two', 'x', 'made', '640 1000', '30000000', 'big', 'config', 'f', 'moved', 'new', '']].join('\n'),
+    [...['two', 'x', 'made', '640 1000', '3000000', 'big', 'config', 'f', 'moved', 'new', '']].join('\n'),
   );
   const refused = await lpk.event('volume-refused');
   assert.match(refused.text, /roots\/f \(the agent’s user may not write it\)/);
