@@ -188,10 +188,10 @@ export async function forgetPods(pid: number): Promise<void> {
   }
 }
 
-/** Pods' mounts, inmost first; then /run but for what is the node's own. */
+/** Pods' mounts, inmost first; then /run but for what is the node's own. What the host has mounted under its /run is hidden by the node's. */
 const FORGET = `
 awk '$5 ~ "^/(run|var/lib/kubelet/pods|var/lib/containerd)/" && $5 !~ "^/run/lpk" { print $5 }' /proc/self/mountinfo |
-  tac | while read -r mount; do umount --lazy "$mount"; done
+  tac | while read -r mount; do if mountpoint --quiet "$mount"; then umount --lazy "$mount"; fi; done
 find /run -mindepth 1 -maxdepth 1 ! -name lpk -exec rm -rf {} +
 mkdir -p /run/netns
 `;
