@@ -239,7 +239,8 @@ test('on a bare connection: nothing but an HTTP error', async () => {
     ['the start of TLS', Buffer.from('16030100f8010000f40303', 'hex'), /^HTTP 400$/],
     ['a SOCKS greeting', Buffer.of(5, 1, 0), /^HTTP 400$/],
     ['an HTTP version of the future', lines('GET / HTTP/9.9'), /^HTTP 400$/],
-    ['a header without end', Buffer.from(`GET / HTTP/1.1\r\nx: ${'x'.repeat(200_000)}`), /^HTTP 431$/],
+    // Closed with much of it unread, which makes the kernel send a reset that may overtake the answer.
+    ['a header without end', Buffer.from(`GET / HTTP/1.1\r\nx: ${'x'.repeat(200_000)}`), /^(HTTP 431|nothing)$/],
     ['a plain request', lines('GET / HTTP/1.1', 'Host: agent', 'Connection: close'), /^HTTP 404 and 300d0a0d0a$/],
     ['another subprotocol', lines(...upgrade, 'Sec-WebSocket-Key: x', 'Sec-WebSocket-Protocol: lpk.v0'), /^HTTP 426 /],
     ['no subprotocol', lines(...upgrade, 'Sec-WebSocket-Key: x'), /^HTTP 426 /],
