@@ -33,7 +33,7 @@ test('the tarball has what it should and nothing else', () => {
   const files = run('tar', ['-tzf', tarball], folder).trimEnd().split('\n');
   const intended = [
     /^package\/(package\.json|README\.md|CHANGELOG\.md|LICENSE)$/,
-    /^package\/(agent\/wire\/SPEC\.md|docs\/rbac(-[a-z]+)?\.yaml)$/,
+    /^package\/(agent\/wire\/SPEC\.md|docs\/(rbac(-[a-z]+)?\.yaml|faults\.md))$/,
     /^package\/dist\/(agent\.mjs|cli\/lpk\.schema\.json)$/,
     /^package\/dist\/(cli|proxy|proxy\/capture|dns|agent\/wire|agent\/deploy|agent\/restore)\/[a-z0-9-]+\.js$/,
   ];
