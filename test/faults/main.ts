@@ -67,8 +67,9 @@ for (const signal of ['SIGINT', 'SIGTERM'] as const) {
   });
 }
 try {
-  process.exitCode = await main();
+  // At once: a fault may have left a connection half open, which would keep this process.
+  process.exit(await main());
 } catch (error) {
   console.error(`scripts/faults: ${(error as Error).message}`);
-  process.exitCode = 2;
+  process.exit(2);
 }
