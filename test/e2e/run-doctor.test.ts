@@ -63,7 +63,6 @@ test('for programs: one object a line', async () => {
     ...['not TUN device (--tun)', 'resolver', 'cluster', 'way to a pod'],
     ...['rights for lpk proxy, lpk run', 'rights for lpk connect to a Deployment'],
     'rights for the restorer of lpk connect',
-    'rights for the restorer of lpk connect',
   ]);
 });
 
