@@ -5,7 +5,7 @@ import { pieces } from './pieces.ts';
 import { ClusterError, clusterName, network } from './place.ts';
 import { step, until } from './progress.ts';
 import { run } from './run.ts';
-import { apiServerIsReady, works } from './up.ts';
+import { apiServerIsReady, containerdAnswers, works } from './up.ts';
 
 /*
  * Faults of the cluster itself: its pieces, or the whole node, end as in a crash (SIGKILL) and start again with the data they
@@ -29,7 +29,11 @@ export async function crash(names: string[], meanwhile: () => Promise<void> = as
     try {
       await meanwhile();
     } finally {
-      for (const name of PIECES) if (names.includes(name)) startInNode(node, name, pieces[name] as string[]);
+      for (const name of PIECES.filter((each) => names.includes(each))) {
+        // It gives up when it finds no containerd; a machine's own init would start it again.
+        if (name === 'kubelet') await until('containerd answers', WAIT, () => answers(node));
+        startInNode(node, name, pieces[name] as string[]);
+      }
       await whole();
     }
   });
@@ -65,6 +69,10 @@ const WAIT = { timeoutMs: WHOLE_MS, hint: 'see the logs beside the kubeconfig' }
 
 /** Routes go with a link that is down. */
 const UP_AGAIN = `nft flush ruleset; ip link set eth0 up; ip route replace default via ${network.host}`;
+
+async function answers(node: number): Promise<true | undefined> {
+  return (await containerdAnswers(node)) || undefined;
+}
 
 async function whole(): Promise<void> {
   await step('waiting until all of it works again', () =>

@@ -105,7 +105,7 @@ async function startCluster(facts: Facts, archive: string, tell: (what: string) 
   begin('etcd');
   begin('containerd');
   begin('kube-apiserver');
-  await wait('containerd', 'containerd answers', () => succeeds('nsenter', [...enter(pid), 'ctr', 'version']));
+  await wait('containerd', 'containerd answers', () => containerdAnswers(pid));
   tell('the images are imported');
   await importImages(pid, archive);
   await wait('kube-apiserver', 'the API server answers', () => get('/livez/ping'));
@@ -181,6 +181,10 @@ const corednsIsAvailable = () => holds('/apis/apps/v1/namespaces/kube-system/dep
 function dnsAnswers(pid: number): Promise<boolean> {
   const ask = ['timeout', '1', 'busybox', 'nslookup', `kubernetes.default.svc.${network.domain}`, network.dns];
   return succeeds('nsenter', [...enter(pid), ...ask]);
+}
+
+export function containerdAnswers(pid: number): Promise<boolean> {
+  return succeeds('nsenter', [...enter(pid), 'ctr', 'version']);
 }
 
 async function succeeds(program: string, args: string[]): Promise<boolean> {
