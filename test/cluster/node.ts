@@ -188,11 +188,14 @@ export async function forgetPods(pid: number): Promise<void> {
   }
 }
 
-/** Pods' mounts, inmost first; then /run but for what is the node's own. What the host has mounted under its /run is hidden by the node's. */
+/**
+ * Pods' mounts, inmost first; then /run but for what is the node's own. What the host has mounted under its own /run is listed too, but hidden by
+ * the node's, and can't be unmounted.
+ */
 const FORGET = `
 awk '$5 ~ "^/(run|var/lib/kubelet/pods|var/lib/containerd)/" && $5 !~ "^/run/lpk" { print $5 }' /proc/self/mountinfo |
-  tac | while read -r mount; do if mountpoint --quiet "$mount"; then umount --lazy "$mount"; fi; done
-find /run -mindepth 1 -maxdepth 1 ! -name lpk -exec rm -rf {} +
+  tac | while read -r mount; do umount --lazy "$mount" 2>/dev/null || true; done
+find /run -mindepth 1 -maxdepth 1 ! -name lpk -exec rm -rf --one-file-system {} +
 mkdir -p /run/netns
 `;
 
