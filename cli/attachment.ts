@@ -33,7 +33,7 @@ export type AttachmentOptions = {
 };
 
 export type AttachmentEvents = LinkEvents & {
-  /** A pod runs by this revision of the workload; see `PodEvent`. */
+  /** A pod, running or not, is of this revision of the workload: its ReplicaSet's or ControllerRevision's name. */
   revision: [string];
   /** The names of all pods of the session, running or not, are others. */
   named: [string[]];
@@ -155,13 +155,16 @@ export class Attachment extends EventEmitter<AttachmentEvents> {
   async #run(): Promise<void> {
     const { cluster, target, session } = this.#options;
     await this.#listening.start();
-    const named = (pods: string[]) => void this.emit('named', pods);
+    const named = (pods: string[], revisions: string[]) => {
+      this.emit('named', pods);
+      // Also of pods that never run: somebody may have changed the image meanwhile.
+      for (const revision of revisions) this.emit('revision', revision);
+    };
     for await (const event of watchPods(cluster, target, session, this.#stop.signal, named)) this.#podEvent(event);
   }
 
   #podEvent(event: PodEvent): void {
     if (event.type === 'running') {
-      if (event.revision) this.emit('revision', event.revision);
       this.#attach(event.uid, event.pod).catch((error: unknown) => this.#attachFailed(event.uid, event.pod, error));
     } else if (event.type === 'gone') {
       this.#detach(event.uid, 'the pod is gone');

@@ -20,8 +20,7 @@ import {
 /** What becomes of a workload's pods after its template changed. */
 
 export type PodEvent =
-  /** `revision`: whose template it has, the ReplicaSet's or ControllerRevision's name. */
-  | { type: 'running'; pod: string; uid: string; ip: string; revision?: string }
+  | { type: 'running'; pod: string; uid: string; ip: string }
   /** It was running and is no more: deleted, ended, or its container is being restarted. */
   | { type: 'gone'; pod: string; uid: string }
   /** `fatal`: it won't get better by itself. `message` has the kubelet's own words. */
@@ -29,14 +28,14 @@ export type PodEvent =
 
 /**
  * The pods that run a session's agent, as they come and go, until `signal`. Every problem is told once. `named` is told all the
- * session's pods, running or not, whenever they are others. Throws what `Cluster.follow` throws.
+ * session's pods, running or not, and whose template they have, whenever they are others. Throws what `Cluster.follow` throws.
  */
 export async function* watchPods(
   cluster: Cluster,
   target: { namespace: string; podQuery: PodQuery; container: string },
   sessionId: string,
   signal: AbortSignal,
-  named?: (pods: string[]) => void,
+  named?: (pods: string[], revisions: string[]) => void,
 ): AsyncGenerator<PodEvent> {
   const path = `/api/v1/namespaces/${target.namespace}/pods`;
   const tracker = podTracker(sessionId, target.container);
@@ -44,7 +43,8 @@ export async function* watchPods(
   for await (const pods of cluster.follow(path, { query: target.podQuery, signal })) {
     const ours = [...pods.values()].filter(({ spec }) => sessionOfPod(spec) === sessionId);
     const names = ours.map(({ metadata }) => metadata.name as string).toSorted();
-    if (names.join() !== last) named?.(names);
+    const revisions = ours.flatMap(({ metadata }) => revisionOf(metadata) ?? []);
+    if (names.join() !== last) named?.(names, [...new Set(revisions)]);
     last = names.join();
     yield* tracker(pods);
   }
@@ -57,14 +57,13 @@ export function podTracker(sessionId: string, container: string): (pods: Map<str
   const pullErrors = new Map<string, string>();
   return (pods) => {
     const events: PodEvent[] = [];
-    const now = new Map<string, { pod: string; containerId: string; ip: string; revision: string | undefined }>();
+    const now = new Map<string, { pod: string; containerId: string; ip: string }>();
     for (const [uid, pod] of pods) {
       if (sessionOfPod(pod.spec) !== sessionId) continue;
       const { name } = pod.metadata;
       const status = statusOf(pod, container);
       if (status?.state?.running && pod.status.podIP && !pod.metadata.deletionTimestamp) {
-        const { podIP: ip } = pod.status;
-        now.set(uid, { pod: name, containerId: status.containerID ?? '', ip, revision: revisionOf(pod.metadata) });
+        now.set(uid, { pod: name, containerId: status.containerID ?? '', ip: pod.status.podIP });
       }
     }
     for (const [uid, { pod, containerId }] of running) {
@@ -76,10 +75,10 @@ export function podTracker(sessionId: string, container: string): (pods: Map<str
       running.delete(uid);
       events.push({ type: 'gone', pod, uid });
     }
-    for (const [uid, { pod, containerId, ip, revision }] of now) {
+    for (const [uid, { pod, containerId, ip }] of now) {
       if (running.has(uid)) continue;
       running.set(uid, { pod, containerId });
-      events.push({ type: 'running', pod, uid, ip, ...(revision ? { revision } : {}) });
+      events.push({ type: 'running', pod, uid, ip });
     }
     for (const [uid, pod] of pods) {
       if (sessionOfPod(pod.spec) !== sessionId || pod.metadata.deletionTimestamp) continue;
@@ -105,8 +104,8 @@ export function podTracker(sessionId: string, container: string): (pods: Map<str
   };
 }
 
-/** As its controller names them: a StatefulSet's pods have the whole name as a label, a DaemonSet's the end of it. */
-function revisionOf({ ownerReferences = [], labels = {} }: Json): string | undefined {
+/** Whose template a pod has, by its metadata, as its controller names them: a StatefulSet's pods have the whole name as a label, a DaemonSet's the end of it. */
+export function revisionOf({ ownerReferences = [], labels = {} }: Json): string | undefined {
   const owner = (ownerReferences as Json[]).find(({ controller }) => controller);
   const hash: string | undefined = labels['controller-revision-hash'];
   if (owner?.kind === 'ReplicaSet') return owner.name;

@@ -5,6 +5,7 @@ import { isDeepStrictEqual } from 'node:util';
 import type { Json } from '../../agent/deploy/kube.ts';
 import { waitRollout } from '../../agent/deploy/rollout.ts';
 import { workloadRef } from '../../agent/deploy/workload.ts';
+import { revisionsOnLease } from '../../agent/restore/lease.ts';
 import { SESSION_ANNOTATION } from '../../agent/restore/record.ts';
 import { Lpk } from '../e2e/lpk.ts';
 import { Scene } from '../e2e/scene.ts';
@@ -100,6 +101,14 @@ export class Lane {
     await eventually('the restorer watches', async () => {
       const lease = await this.#get(`/apis/coordination.k8s.io/v1/namespaces/${this.scene.namespace}/leases/lpk-${id}`);
       return lease?.metadata.annotations?.['lpk.dev/watching-since'] !== undefined;
+    });
+  }
+
+  /** Until the restorer was told of so many revisions of the workload with the agent: one more with each edit of the template. */
+  async restorerKnows(id: string, revisions: number): Promise<void> {
+    await eventually(`the restorer knows ${revisions} revisions`, async () => {
+      const lease = await this.#get(`/apis/coordination.k8s.io/v1/namespaces/${this.scene.namespace}/leases/lpk-${id}`);
+      return lease !== undefined && revisionsOnLease(lease).length >= revisions;
     });
   }
 

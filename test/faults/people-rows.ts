@@ -46,6 +46,7 @@ export function peopleRows(): Row[] {
         run: async (lane, nth) => {
           const session = await lane.connect(['--restore-after', '15']);
           await lane.edit(ops);
+          if (ops.some(({ path }) => path.startsWith('/spec/template'))) await lane.restorerKnows(session.id, 2);
           await isOver(session, nth);
           await lane.restored(changed);
           await lane.reset();

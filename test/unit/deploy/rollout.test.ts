@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { agentVolume } from '../../../agent/deploy/agent-container.ts';
-import { podTracker, rolloutState } from '../../../agent/deploy/rollout.ts';
+import { podTracker, revisionOf, rolloutState } from '../../../agent/deploy/rollout.ts';
 import { SESSION_ANNOTATION } from '../../../agent/restore/record.ts';
 
 // biome-ignore lint/suspicious/noExplicitAny: Kubernetes objects, untyped as in the code under test.
@@ -68,11 +68,8 @@ test('an event says which pod, and where', () => {
 });
 
 test('a pod tells whose template it has, as each kind of workload names its revisions', () => {
-  const of = (kind: string, name: string, labels = {}) => {
-    const metadata = { ownerReferences: [{ kind, name, controller: true }], labels };
-    const [event] = podTracker(SESSION, 'web')(new Map([['u1', pod(running, { metadata })]]));
-    return event?.type === 'running' ? event.revision : undefined;
-  };
+  const of = (kind: string, name: string, labels = {}) =>
+    revisionOf({ ownerReferences: [{ kind, name, controller: true }], labels });
   assert.equal(of('ReplicaSet', 'web-5fc59fd7db'), 'web-5fc59fd7db');
   assert.equal(of('StatefulSet', 'db', { 'controller-revision-hash': 'db-7d9f' }), 'db-7d9f');
   assert.equal(of('DaemonSet', 'log', { 'controller-revision-hash': '7d9f' }), 'log-7d9f');
