@@ -54,6 +54,7 @@ export class SelfTest {
 
   constructor(options: SelfTestOptions) {
     this.#options = options;
+    this.#serveAll();
   }
 
   /** The rollout is over. */
@@ -62,6 +63,11 @@ export class SelfTest {
     this.#started = true;
     this.#silence = setTimeout(() => void this.#tellSilent(), LISTENER_MS);
     this.#silence.unref();
+    this.#serveAll();
+  }
+
+  /** Something may have listened before anybody was there to hear of it. */
+  #serveAll(): void {
     for (const port of this.#options.ports.keys()) if (this.#options.isServed(port)) this.served(port);
   }
 
