@@ -58,10 +58,10 @@ function connect(script: string, ...more: string[]): Lpk {
   return new Lpk(shop.args('connect', ...args), { env: { XDG_STATE_HOME: dir } });
 }
 
-/** By the pod's other container, which is there before, during and after. */
-async function inPod(script: string): Promise<string> {
-  const [pod] = await shop.pods('deployment/data');
-  return await kubectl(['exec', '-n', shop.namespace, pod?.metadata.name, '-c', 'side', '--', '/bin/sh', '-c', script]);
+/** By the other container of the agent's pod; the pod before is there too while nothing listens on the laptop. */
+async function inPodOf(lpk: Lpk): Promise<(script: string) => Promise<string>> {
+  const { pod } = await lpk.event('attached');
+  return (script) => kubectl(['exec', '-n', shop.namespace, pod, '-c', 'side', '--', '/bin/sh', '-c', script]);
 }
 
 test('what the command does to an emptyDir is done in the pod, by the agent’s user; the rest stays read-only', async () => {
@@ -69,6 +69,7 @@ test('what the command does to an emptyDir is done in the pod, by the agent’s 
     mv sub/deep/x moved && rm -r sub old && dd if=/dev/zero of=big bs=100000 count=30 2>/dev/null && echo done
     echo no > config/a; echo no > ../roots/f; echo begun; read -r line`;
   const lpk = connect(script);
+  const inPod = await inPodOf(lpk);
   const told = await lpk.event('volumes', ({ state }) => state === 'done');
   assert.deepEqual(told.written, [DATA, '/lpk-e2e-rw/roots']);
   assert.match(told.text, /written back to pod data-/);
@@ -95,6 +96,7 @@ test('what the command does to an emptyDir is done in the pod, by the agent’s 
 
 test('what both changed is the pod’s, the command’s is beside it; killed, lpk keeps that and leaves no copy', async () => {
   const lpk = connect(`cd ${DATA}; echo begun; read -r line; echo mine > f; sleep 1000`);
+  const inPod = await inPodOf(lpk);
   const { folder } = await lpk.event('volumes', ({ state }) => state === 'done');
   const here = (name: string) => path.join(folder, DATA, name);
   await lpk.line(/^begun$/);
