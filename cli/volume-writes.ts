@@ -297,14 +297,7 @@ class Batch {
     if (stream.destroyed) throw new LpkError('cancelled', 'the agent has enough');
     if (bytes.length === 0) return;
     this.#onProgress(bytes.length);
-    if (stream.write(bytes)) return;
-    await new Promise<void>((resolve) => {
-      const done = () => {
-        stream.off('drain', done).off('close', done);
-        resolve();
-      };
-      stream.once('drain', done).once('close', done);
-    });
+    await stream.writeWithRoom(bytes);
   }
 
   async #read(stream: Stream): Promise<void> {

@@ -43,8 +43,10 @@ export async function* watchPods(
   for await (const pods of cluster.follow(path, { query: target.podQuery, signal })) {
     const ours = [...pods.values()].filter(({ spec }) => sessionOfPod(spec) === sessionId);
     const names = ours.map(({ metadata }) => metadata.name as string).toSorted();
-    const revisions = ours.flatMap(({ metadata }) => revisionOf(metadata) ?? []);
-    if (names.join() !== last) named?.(names, [...new Set(revisions)]);
+    if (names.join() !== last) {
+      const revisions = ours.flatMap(({ metadata }) => revisionOf(metadata) ?? []);
+      named?.(names, [...new Set(revisions)]);
+    }
     last = names.join();
     yield* tracker(pods);
   }

@@ -340,13 +340,6 @@ class Writer {
     const stream = this.#stream;
     if (bytes.length === 0) return;
     if (stream.destroyed) throw new LpkError('cancelled', 'the laptop has enough');
-    if (stream.write(bytes)) return;
-    await new Promise<void>((resolve) => {
-      const done = () => {
-        stream.off('drain', done).off('close', done);
-        resolve();
-      };
-      stream.once('drain', done).once('close', done);
-    });
+    await stream.writeWithRoom(bytes);
   }
 }

@@ -115,6 +115,18 @@ export class Stream extends Duplex {
     this.#drain();
   }
 
+  /** `write`, then waits until there is room for more, or the stream is closed. Never rejects: whoever writes next finds out. */
+  async writeWithRoom(bytes: Buffer): Promise<void> {
+    if (this.write(bytes)) return;
+    await new Promise<void>((resolve) => {
+      const done = () => {
+        this.off('drain', done).off('close', done);
+        resolve();
+      };
+      this.once('drain', done).once('close', done);
+    });
+  }
+
   /** Bytes received and not yet read. */
   get unreadBytes(): number {
     return this.#inboxBytes;
