@@ -4,21 +4,13 @@ import net from 'node:net';
 import { type TestContext, test } from 'node:test';
 import { serveSession } from '../../../agent/pod/serve.ts';
 import type { Stream } from '../../../agent/wire/stream.ts';
+import { freePort } from '../../free-port.ts';
 import { readAll, SessionPair, until } from '../wire/harness.ts';
 
 async function podPair(t: TestContext): Promise<SessionPair> {
   const pair = await SessionPair.open(t);
   serveSession(pair.agent, {});
   return pair;
-}
-
-async function freePort(): Promise<number> {
-  const server = net.createServer().listen(0);
-  await once(server, 'listening');
-  const { port } = server.address() as net.AddressInfo;
-  server.close();
-  await once(server, 'close');
-  return port;
 }
 
 /** Connects to the pod's port; the error's code, if there is one. */

@@ -6,6 +6,7 @@ import { startProbes } from '../../../agent/pod/probes.ts';
 import { Judge, type Served } from '../../../agent/pod/readiness.ts';
 import { serveSession } from '../../../agent/pod/serve.ts';
 import type { Readiness } from '../../../agent/wire/readiness.ts';
+import { freePort } from '../../free-port.ts';
 import { SessionPair, until } from '../wire/harness.ts';
 
 /** What the kubelet is answered, by path. */
@@ -22,14 +23,6 @@ async function kubelet(t: TestContext, judge: Judge) {
       });
       request.on('error', reject);
     });
-}
-
-async function freePort(): Promise<number> {
-  const server = net.createServer();
-  await new Promise<void>((resolve) => server.listen(0, resolve));
-  const { port } = server.address() as AddressInfo;
-  await new Promise((resolve) => server.close(resolve));
-  return port;
 }
 
 async function scene(t: TestContext, readiness: Readiness) {

@@ -5,6 +5,7 @@ import net from 'node:net';
 import { type TestContext, test } from 'node:test';
 import { serveSession } from '../../../agent/pod/serve.ts';
 import type { Stream } from '../../../agent/wire/stream.ts';
+import { freePort } from '../../free-port.ts';
 import { readAll, SessionPair, until } from '../wire/harness.ts';
 
 const TOKEN = 'f00d';
@@ -19,15 +20,6 @@ async function served(t: TestContext): Promise<{ pair: SessionPair; port: number
   const streams: Stream[] = [];
   pair.laptop.on('stream', (stream) => streams.push(stream));
   return { pair, port, streams };
-}
-
-async function freePort(): Promise<number> {
-  const server = net.createServer().listen(0);
-  await once(server, 'listening');
-  const { port } = server.address() as net.AddressInfo;
-  server.close();
-  await once(server, 'close');
-  return port;
 }
 
 async function connect(t: TestContext, port: number): Promise<net.Socket> {
