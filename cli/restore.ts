@@ -79,8 +79,8 @@ async function restoreTarget(
   const outcome = await restoreWorkload(cluster, { ...workload, ...(lasting ? { session: lasting.id } : {}) });
   const undone = isUndone(outcome);
   if (undone) tellRestored(workload, { session: lasting?.record, ...outcome }, around);
-  const removed = await removeOrphans(cluster, sessions, around);
-  const forgotten = undone ? 0 : await forget(cluster, workload, around);
+  const { removed, failures } = await removeOrphans(cluster, sessions, around);
+  const inHistory = !undone && (await forget(cluster, workload, options, around));
   const name = workloadName(workload);
   const fields = { workload: name, namespace: workload.namespace };
   const { deleted = [] } = outcome;
@@ -95,14 +95,14 @@ async function restoreTarget(
       ...fields,
       pods: deleted,
     });
-  } else if (!undone && removed + forgotten === 0) {
+  } else if (!undone && !inHistory && removed + failures === 0) {
     throw new LpkError(
       'not-found',
       `${name} in namespace ${workload.namespace} is not held by any session: nothing to restore`,
     );
   }
   if (outcome.workload === 'restored' && options.wait) await waitFor(cluster, workload, around);
-  return 0;
+  return failures > 0 ? 1 : 0;
 }
 
 /** Before anything is changed. LpkError `forbidden`, what requests throw. */
@@ -142,15 +142,16 @@ async function restoreAll(cluster: Cluster, options: RestoreOptions, around: Sur
       output.fail(error);
     }
   }
-  const removed =
-    (await removeOrphans(cluster, sessions, around)) + (await removeProxies(cluster, sessions, options, around));
-  let forgotten = 0;
+  const orphans = await removeOrphans(cluster, sessions, around);
+  failures += orphans.failures;
+  const removed = orphans.removed + (await removeProxies(cluster, sessions, options, around));
+  let inHistory = 0;
   // Of sessions that a restorer ended, which may not look for what it has no name of.
   for (const workload of await withAgentsInHistory(cluster, options)) {
-    if (!undone.some(({ workload: { apiPath } }) => apiPath === workload.apiPath))
-      forgotten += await forget(cluster, workload, around);
+    if (undone.some(({ workload: { apiPath } }) => apiPath === workload.apiPath)) continue;
+    if (await forget(cluster, workload, options, around)) inHistory++;
   }
-  if (undone.length + removed + forgotten + failures === 0) {
+  if (undone.length + removed + inHistory + failures === 0) {
     const where = options.allNamespaces ? 'in any namespace' : `in namespace ${cluster.namespace}`;
     output.result(`nothing ${others > 0 ? 'of yours ' : ''}to restore ${where}`, 'nothing', {
       namespace: cluster.namespace,
@@ -169,35 +170,71 @@ async function restoreAll(cluster: Cluster, options: RestoreOptions, around: Sur
   return failures > 0 ? 1 : 0;
 }
 
-/** @returns how many agents were in its history. */
-async function forget(cluster: Cluster, workload: WorkloadRef, { output }: Surroundings): Promise<number> {
-  const removed = await forgetHistory(cluster, workload);
-  const { namespace } = workload;
+/**
+ * Takes agents out of the history of a workload that was put back before, when the last pods of theirs are gone.
+ *
+ * @returns whether there was one.
+ */
+async function forget(
+  cluster: Cluster,
+  workload: WorkloadRef,
+  { wait }: RestoreOptions,
+  around: Surroundings,
+): Promise<boolean> {
+  const { output } = around;
+  let { removed, stayed } = await forgetHistory(cluster, workload);
+  const found = removed + stayed > 0;
+  let why = '';
+  if (stayed > 0 && wait) {
+    try {
+      const then = await waitFor(cluster, workload, around);
+      removed += then.removed;
+      stayed = then.stayed;
+    } catch (error) {
+      // Why its pods don't come may be its owner's affair, and for long.
+      if (!(error instanceof LpkError)) throw error;
+      why = `: ${error.message}`;
+    }
+  }
   const name = workloadName(workload);
+  const { namespace } = workload;
   const fields = { workload: name, namespace };
   if (removed > 0)
     output.result(`removed the agent from the history of ${name} in namespace ${namespace}`, 'removed', fields);
-  return removed;
+  if (stayed > 0) {
+    const then = `\`lpk restore ${name} -n ${namespace}\` takes it out later`;
+    output.warn(`the agent stays in the history of ${name} while pods of it run${why}; ${then}`, 'history', fields);
+  }
+  return found;
 }
 
-/** @returns how many were removed. */
-async function removeOrphans(cluster: Cluster, sessions: FoundSession[], around: Surroundings): Promise<number> {
-  const { me, here = sessionsHere(), nowMs = Date.now } = around;
+async function removeOrphans(
+  cluster: Cluster,
+  sessions: FoundSession[],
+  around: Surroundings,
+): Promise<{ removed: number; failures: number }> {
+  const { me, output, here = sessionsHere(), nowMs = Date.now } = around;
   let removed = 0;
+  let failures = 0;
   for (const session of sessions.filter(({ workload, proxy }) => !workload && !proxy)) {
     const { id, namespace, createdAt, lease } = session;
     const of = `session ${id} in namespace ${namespace}`;
     const young = createdAt !== undefined && nowMs() - Date.parse(createdAt) < STARTING_MS;
     const diedHere = lease?.holder === leaseHolder(me) && !here.has(id);
     if (young && !diedHere) {
-      around.output.say(`left alone: the objects of ${of}, which may be about to start (made less than a minute ago)`);
+      output.say(`left alone: the objects of ${of}, which may be about to start (made less than a minute ago)`);
       continue;
     }
-    await removeOrphan(cluster, session);
-    removed++;
-    around.output.result(`removed the objects that ${of} left`, 'removed', { session: id, namespace });
+    try {
+      await removeOrphan(cluster, session);
+      removed++;
+      output.result(`removed the objects that ${of} left`, 'removed', { session: id, namespace });
+    } catch (error) {
+      failures++;
+      output.fail(error);
+    }
   }
-  return removed;
+  return { removed, failures };
 }
 
 /** Of proxies whose laptop died. @returns how many were removed. */
@@ -271,8 +308,8 @@ function tellHeld(
   );
 }
 
-/** Waits for the rollout, then takes the agent out of the workload's history too. */
-async function waitFor(cluster: Cluster, workload: WorkloadRef, { output }: Surroundings): Promise<void> {
+/** Waits for the rollout, then takes the agent out of the workload's history too. @returns as `forgetHistory`. */
+async function waitFor(cluster: Cluster, workload: WorkloadRef, { output }: Surroundings) {
   const name = workloadName(workload);
   const step = output.step(`waiting for ${name}`, 'rollout', { workload: name, namespace: workload.namespace });
   try {
@@ -280,8 +317,9 @@ async function waitFor(cluster: Cluster, workload: WorkloadRef, { output }: Surr
       signal: new AbortController().signal,
       onProgress: (ready, total, text) => step.update(`waiting for ${name}: ${text}`, { ready, total }),
     });
-    await forgetHistory(cluster, workload);
+    const history = await forgetHistory(cluster, workload);
     step.done(`${name} runs its own pods again`);
+    return history;
   } catch (error) {
     step.fail();
     throw error;

@@ -36,6 +36,7 @@ import {
   assertServable,
   isReady,
   isUnknownKind,
+  kindOf,
   listPath,
   readWorkload,
   selectorString,
@@ -293,6 +294,8 @@ export type FoundSession = {
   createdAt?: string;
   workload?: WorkloadRef;
   record?: SessionRecord;
+  /** Of an orphan: the workload that owns it, which it held or was about to hold. */
+  owner?: WorkloadRef;
   /** It is a proxy's, whose pod takes no workload's place. */
   proxy?: ProxyRecord;
   /** When the laptop was last heard of (ISO 8601, by its own clock), how long it may be silent, and whose it is (`leaseHolder`). */
@@ -364,6 +367,8 @@ export async function findSessions(
       const proxy = proxyRecord(metadata);
       const { namespace: of, creationTimestamp: createdAt } = metadata;
       const session: FoundSession = known.get(key) ?? { id, namespace: of, createdAt, ...(proxy ? { proxy } : {}) };
+      const owner = owners.find((each) => kindOf(each));
+      if (owner && !session.workload) session.owner = workloadRef(kindOf(owner) as WorkloadKind, of, owner.name);
       const pod = podOf(metadata);
       if (pod) Object.assign(session, { workload: workloadRef('pod', of, pod.pod), record: pod });
       if (spec?.renewTime) {
@@ -387,7 +392,10 @@ function podOf({ annotations }: Json): PodRecord | undefined {
   }
 }
 
-/** Removes what a session without a workload left; of a proxy, its pod too. */
-export async function removeOrphan(cluster: Cluster, { namespace, id, proxy }: FoundSession): Promise<void> {
-  await (proxy ? removeAgentPod(cluster, namespace, id) : removeObjects(cluster, namespace, id));
+/** Removes what a session without a workload left; of a proxy, its pod too. LpkError: what requests throw. */
+export async function removeOrphan(cluster: Cluster, { namespace, id, proxy, owner }: FoundSession): Promise<void> {
+  if (proxy) await removeAgentPod(cluster, namespace, id);
+  // Whoever put its workload back may have died before the last steps of that.
+  else if (owner) await restore(cluster, { ...owner, session: id });
+  else await removeObjects(cluster, namespace, id);
 }

@@ -12,21 +12,22 @@ import { kindOf, readWorkload, type WorkloadKind, type WorkloadRef, workloadRef 
  * `restore` is over. Without the right to (list and delete ReplicaSets or ControllerRevisions), and when the workload is gone, it
  * does nothing.
  *
- * @returns how many it removed.
+ * @returns how many it removed, and how many stayed: of a session that is over, but whose pods are not yet.
  */
-export async function forgetHistory(cluster: Cluster, ref: WorkloadRef): Promise<number> {
-  if (!hasHistory(ref.kind)) return 0;
-  return await unlessRefused(0, async () => {
+export async function forgetHistory(cluster: Cluster, ref: WorkloadRef): Promise<{ removed: number; stayed: number }> {
+  const none = { removed: 0, stayed: 0 };
+  if (!hasHistory(ref.kind)) return none;
+  return await unlessRefused(none, async () => {
     const workload = await readWorkload(cluster, ref);
-    let removed = 0;
-    for (const revision of await agentRevisions(cluster, ref)) {
-      const { metadata, session } = revision;
-      if (!metadata.ownerReferences?.some(({ uid }: Json) => uid === workload.metadata.uid)) continue;
-      if (session === sessionOf(workload)?.id || isInUse(ref.kind, workload, revision)) continue;
+    const agents = (await agentRevisions(cluster, ref)).filter(
+      ({ metadata, session }) =>
+        metadata.ownerReferences?.some(({ uid }: Json) => uid === workload.metadata.uid) &&
+        session !== sessionOf(workload)?.id,
+    );
+    const unused = agents.filter((revision) => !isInUse(ref.kind, workload, revision));
+    for (const { metadata } of unused)
       await unlessGone(cluster.request('DELETE', `${revisionsPath(ref)}/${metadata.name}`));
-      removed++;
-    }
-    return removed;
+    return { removed: unused.length, stayed: agents.length - unused.length };
   });
 }
 

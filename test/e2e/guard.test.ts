@@ -12,7 +12,7 @@ import { proveAsLaptop } from '../../agent/wire/handshake.ts';
 import { CLOSE, FRAME, MAX_MESSAGE_BYTES, SESSION_ID_BYTES } from '../../agent/wire/protocol.ts';
 import { OPCODE, websocketHeader } from '../../agent/wire/websocket.ts';
 import { apiServer, forkRelay, type RelayProcess, relayKubeconfig } from '../relay.ts';
-import { type Connected, connectSocks, eventAfter, peakMemoryMiB, Scene } from './scene.ts';
+import { type Connected, connectSocks, eventAfter, peakMemoryMiB, Scene, saidSince } from './scene.ts';
 import { inWords, type Visit, visitWebSocket } from './strangers.ts';
 import { machineMs, type Order } from './transfers.ts';
 
@@ -150,7 +150,7 @@ class Ticker {
 /** Nothing was said about the link, and the connection in progress goes on at its pace. */
 async function undisturbed(): Promise<void> {
   await ticker.ticks(10);
-  assert.deepEqual(lpk.lpk.events.slice(quietFrom), [], 'lpk noticed nothing');
+  assert.deepEqual(saidSince(lpk, quietFrom), [], 'lpk noticed nothing');
   assert.ok(ticker.longest < UNDISTURBED_MS, `an answer took ${ticker.longest} ms`);
 }
 
@@ -235,11 +235,12 @@ test('on a bare connection: nothing but an HTTP error', async () => {
   const upgrade = ['GET / HTTP/1.1', 'Host: agent', 'Connection: Upgrade', 'Upgrade: websocket'];
   const visits: [name: string, bytes: Buffer, expected: RegExp][] = [
     ['nothing', Buffer.alloc(0), /^nothing$/],
-    ['random bytes', randomBytes(100_000), /^HTTP 400$/],
+    // Closed with much of it unread, which makes the kernel send a reset that may overtake the answer.
+    ['random bytes', randomBytes(100_000), /^(HTTP 400|nothing)$/],
+    ['some random bytes', randomBytes(100), /^HTTP 400$/],
     ['the start of TLS', Buffer.from('16030100f8010000f40303', 'hex'), /^HTTP 400$/],
     ['a SOCKS greeting', Buffer.of(5, 1, 0), /^HTTP 400$/],
     ['an HTTP version of the future', lines('GET / HTTP/9.9'), /^HTTP 400$/],
-    // Closed with much of it unread, which makes the kernel send a reset that may overtake the answer.
     ['a header without end', Buffer.from(`GET / HTTP/1.1\r\nx: ${'x'.repeat(200_000)}`), /^(HTTP 431|nothing)$/],
     ['a plain request', lines('GET / HTTP/1.1', 'Host: agent', 'Connection: close'), /^HTTP 404 and 300d0a0d0a$/],
     ['another subprotocol', lines(...upgrade, 'Sec-WebSocket-Key: x', 'Sec-WebSocket-Protocol: lpk.v0'), /^HTTP 426 /],

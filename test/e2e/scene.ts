@@ -190,6 +190,14 @@ export async function eventAfter({ lpk }: Connected, from: number, name: string)
   return await lpk.until(`the event "${name}"`, () => lpk.events.slice(from).find(({ event }) => event === name));
 }
 
+/** What tells how the beginning of a session ended, however long after it was ready. */
+const BEGINNING = new Set(['serving', 'self-test']);
+
+/** All that lpk said after its first `from` events, but for what belongs to its beginning. */
+export function saidSince({ lpk }: Pick<Connected, 'lpk'>, from: number): LpkEvent[] {
+  return lpk.events.slice(from).filter(({ event, ok }) => !BEGINNING.has(event) || ok === false);
+}
+
 /** The most memory a process ever had resident, MiB: proc(5), VmHWM. */
 export function peakMemoryMiB(pid: number): number {
   const kib = /^VmHWM:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1];

@@ -3,6 +3,11 @@ import { planSwap } from '../../../agent/deploy/swap.ts';
 import { LpkError } from '../../../agent/wire/errors.ts';
 import { applyPatch } from '../deploy/workloads.ts';
 
+/** As an object that `owner` owns names it. */
+export function ownerReference({ apiVersion, kind, metadata: { name, uid } }: Json): Json {
+  return { apiVersion, kind, name, uid };
+}
+
 /** The objects of a cluster by API path, and as much of an API server as a restore needs. */
 export class FakeCluster {
   readonly objects = new Map<string, Json>();
@@ -10,6 +15,8 @@ export class FakeCluster {
   readonly refused = new Set<string>();
   /** Rights that the user has not: `delete secrets in shop`, `patch deployments/web in shop`. */
   readonly lacking = new Set<string>();
+  /** Called when somebody begins to watch a workload. */
+  onFollow = () => {};
   namespace = 'shop';
 
   deployment(name: string, namespace = 'shop'): Json {
@@ -40,19 +47,19 @@ export class FakeCluster {
     const holder = { id, owner, host, since: '2026-11-24T10:00:00.000Z' };
     const workload = this.objects.get(path);
     this.objects.set(path, applyPatch(workload, planSwap(workload, name, agent, holder).ops));
-    this.leave(id, { namespace, createdAt: holder.since, ownerUid: workload.metadata.uid });
+    this.leave(id, { namespace, createdAt: holder.since, owner: workload });
   }
 
   /** Objects of a session that no workload knows. */
-  leave(id: string, left: { namespace?: string; createdAt: string; ownerUid?: string }): void {
-    const { namespace = 'shop', createdAt, ownerUid } = left;
+  leave(id: string, left: { namespace?: string; createdAt: string; owner?: Json }): void {
+    const { namespace = 'shop', createdAt, owner } = left;
     for (const resource of ['configmaps', 'secrets']) {
       this.objects.set(`/api/v1/namespaces/${namespace}/${resource}/lpk-${id}`, {
         metadata: {
           name: `lpk-${id}`,
           namespace,
           creationTimestamp: createdAt,
-          ...(ownerUid && { ownerReferences: [{ uid: ownerUid }] }),
+          ...(owner && { ownerReferences: [ownerReference(owner)] }),
           labels: { 'app.kubernetes.io/managed-by': 'lpk', 'lpk.dev/session': id },
         },
       });
@@ -115,6 +122,8 @@ export class FakeCluster {
   }
 
   async *#follow(path: string, name: string): AsyncGenerator<Map<string, Json>> {
+    if (this.refused.has(`FOLLOW ${path}`)) throw new LpkError('forbidden', `may not FOLLOW ${path}`);
+    this.onFollow();
     const workload = this.objects.get(`${path}/${name}`);
     yield new Map([[workload.metadata.uid, workload]]);
   }

@@ -5,7 +5,7 @@ import type { Json } from '../../../agent/deploy/kube.ts';
 import { Output, type Sink } from '../../../cli/output.ts';
 import { restoreSessions } from '../../../cli/restore.ts';
 import { type RestoreOptions, readRestoreOptions } from '../../../cli/restore-options.ts';
-import { FakeCluster } from './fake-cluster.ts';
+import { FakeCluster, ownerReference } from './fake-cluster.ts';
 
 const ME = { owner: 'ann', host: 'box' };
 const BOB = { owner: 'bob', host: 'mill' };
@@ -197,7 +197,7 @@ test('--all leaves alone the objects of a session that a newer lpk holds', async
   const fake = new FakeCluster();
   const workload = fake.deployment('web');
   workload.metadata.annotations = { 'lpk.dev/session': '{"v":2}' };
-  fake.leave('new', { createdAt: '2026-11-24T10:00:00Z', ownerUid: workload.metadata.uid });
+  fake.leave('new', { createdAt: '2026-11-24T10:00:00Z', owner: workload });
   const before = fake.state;
   assert.deepEqual((await restore(fake, {})).out, ['nothing to restore in namespace shop']);
   assert.deepEqual(fake.state, before);
@@ -223,13 +223,7 @@ function agentRevision(fake: FakeCluster, replicas: number): string {
   const { template } = fake.objects.get('/apis/apps/v1/namespaces/shop/deployments/web').spec;
   for (const resource of ['configmaps', 'secrets']) fake.objects.delete(`/api/v1/namespaces/shop/${resource}/lpk-s1`);
   fake.deployment('web');
-  const owner = {
-    apiVersion: 'apps/v1',
-    kind: 'Deployment',
-    name: 'web',
-    uid: workload.metadata.uid,
-    controller: true,
-  };
+  const owner = { ...ownerReference(workload), controller: true };
   const metadata = { name: 'web-1', namespace: 'shop', ownerReferences: [owner] };
   const path = '/apis/apps/v1/namespaces/shop/replicasets/web-1';
   fake.objects.set(path, { metadata, spec: { replicas, template } });
@@ -247,11 +241,69 @@ test('an agent that a restorer had to leave in a workload’s history goes with 
   }
 });
 
-test('an agent in the history whose pods still run stays', async () => {
+test('an agent in the history whose pods still run goes when the rollout is over', async () => {
+  for (const asked of [{ target: 'deployment/web' }, {}]) {
+    const fake = new FakeCluster();
+    const path = agentRevision(fake, 1);
+    const workload = fake.objects.get('/apis/apps/v1/namespaces/shop/deployments/web');
+    workload.status.updatedReplicas = 0;
+    fake.onFollow = () => {
+      Object.assign(workload.status, { updatedReplicas: 1 });
+      fake.objects.get(path).spec.replicas = 0;
+    };
+    const { code, out, err } = await restore(fake, asked);
+    assert.equal(code, 0);
+    assert.deepEqual(out, ['removed the agent from the history of deployment/web in namespace shop']);
+    assert.match(err, /✔ deployment\/web runs its own pods again/);
+    assert.equal(fake.objects.has(path), false);
+  }
+});
+
+test('without waiting, an agent in the history whose pods still run stays, which is said', async () => {
+  for (const asked of [{ target: 'deployment/web' }, {}]) {
+    const fake = new FakeCluster();
+    const path = agentRevision(fake, 1);
+    const { code, err } = await restore(fake, { ...asked, wait: false });
+    assert.equal(code, 0);
+    assert.match(err, /the agent stays in the history of deployment\/web while pods of it run/);
+    assert.equal(fake.objects.has(path), true);
+  }
+});
+
+test('pods that do not come are no failure of who only cleans a workload’s history', async () => {
   const fake = new FakeCluster();
-  const path = agentRevision(fake, 1);
-  assert.deepEqual((await restore(fake, {})).out, ['nothing to restore in namespace shop']);
-  assert.equal(fake.objects.has(path), true);
+  agentRevision(fake, 1);
+  fake.refused.add('FOLLOW /apis/apps/v1/namespaces/shop/deployments');
+  const { code, err } = await restore(fake, {});
+  assert.equal(code, 0);
+  assert.match(err, /! the agent stays in the history of deployment\/web while pods of it run: may not FOLLOW/);
+});
+
+test('a put-back that was cut short is finished before the session’s objects go', async () => {
+  for (const asked of [{ target: 'deployment/web' }, {}]) {
+    const fake = new FakeCluster();
+    const workload = fake.deployment('web');
+    const before = fake.state;
+    workload.metadata.managedFields = [{ manager: 'kubectl' }, { manager: 'lpk' }];
+    fake.leave('s1', { createdAt: '2026-11-24T11:00:00Z', owner: workload });
+    const { code, out } = await restore(fake, asked);
+    assert.equal(code, 0);
+    assert.deepEqual(out, ['removed the objects that session s1 in namespace shop left']);
+    const { metadata } = fake.objects.get('/apis/apps/v1/namespaces/shop/deployments/web');
+    assert.deepEqual(metadata.managedFields, [{ manager: 'kubectl' }]);
+    delete metadata.managedFields;
+    assert.deepEqual(fake.state, before);
+  }
+});
+
+test('--all goes on after objects that it may not remove', async () => {
+  const fake = new FakeCluster();
+  for (const id of ['s1', 's2']) fake.leave(id, { createdAt: '2026-11-24T11:00:00Z' });
+  fake.refused.add('DELETE /api/v1/namespaces/shop/secrets/lpk-s1');
+  const { code, out, err } = await restore(fake, {});
+  assert.equal(code, 1);
+  assert.deepEqual(out, ['removed the objects that session s2 in namespace shop left']);
+  assert.match(err, /^lpk: may not DELETE .*\/lpk-s1\n/);
 });
 
 test('a session that died here while it was being started is not waited for', async () => {
