@@ -1,8 +1,10 @@
 import { release } from 'node:os';
+import { Writable } from 'node:stream';
 import yargs, { type Argv } from 'yargs';
 import { type ErrorCode, LpkError } from '../agent/wire/errors.ts';
 import { loggedCommandLine } from './command-line.ts';
 import { connectVerb } from './connect-options.ts';
+import { isDetached } from './detached.ts';
 import { diagnoseVerb } from './diagnose-options.ts';
 import { doctorVerb } from './doctor-options.ts';
 import { envVerb } from './env-options.ts';
@@ -49,7 +51,8 @@ async function main(args: string[]): Promise<number> {
   const dashes = args.indexOf('--');
   const words = dashes === -1 ? args : args.slice(0, dashes);
   const command = dashes === -1 ? undefined : args.slice(dashes + 1);
-  const output = new Output({ format: asksForJson(words) ? 'json' : 'text' });
+  const format = asksForJson(words) ? 'json' : 'text';
+  const output = new Output({ format, ...(isDetached() ? { stderr: nowhere() } : {}) });
   process.on('uncaughtException', (error) => {
     if (process.listenerCount('uncaughtException') > 1) return; // a session has its own, which puts things back first
     process.exit(failed(output, error));
@@ -66,6 +69,11 @@ async function main(args: string[]): Promise<number> {
   } finally {
     output.close();
   }
+}
+
+/** For what nobody reads. */
+function nowhere(): Writable {
+  return new Writable({ write: (_chunk, _encoding, done) => done() });
 }
 
 function failed(output: Output, error: unknown): number {

@@ -4,11 +4,9 @@ import path from 'node:path';
 import { createInterface } from 'node:readline';
 import type { Readable } from 'node:stream';
 import { ERROR_CODES, type ErrorCode, LpkError } from '../agent/wire/errors.ts';
+import { DETACHED } from './detached.ts';
 import type { Output } from './output.ts';
 import { stateFolder } from './state-folder.ts';
-
-/** Set for the child: it is in the background already. */
-export const DETACHED = 'LPK_DETACHED';
 
 /** The child's `-o json` events, as far as they are told on. */
 type Event = { event: string; state?: string; text?: string; code?: string; message?: string } & Record<
@@ -22,11 +20,11 @@ type Event = { event: string; state?: string; text?: string; code?: string; mess
  */
 export async function detach(output: Output): Promise<number> {
   const logFile = path.join(stateFolder('proxies'), 'detached.log');
-  const log = openSync(logFile, 'a', 0o600);
+  const log = openSync(logFile, 'w', 0o600); // what lpk says is in its log: here is only how Node itself ends
   const child = spawn(process.execPath, [...process.execArgv, ...forAProgram(process.argv.slice(1))], {
     detached: true,
     stdio: ['ignore', 'pipe', log],
-    env: { ...process.env, [DETACHED]: '1' },
+    env: { ...process.env, ...DETACHED },
   });
   const said = child.stdout as Readable;
   closeSync(log);

@@ -1,6 +1,7 @@
 import net from 'node:net';
 import { LpkError } from '../agent/wire/errors.ts';
 import { isLoopback } from '../proxy/loopback.ts';
+import { isDetached } from './detached.ts';
 import { isShell, SHELLS, type Shell } from './proxy-env.ts';
 import { assertRange, readRanges } from './ranges-options.ts';
 import {
@@ -196,7 +197,7 @@ export function readUpOptions(words: Words, environment: NodeJS.ProcessEnv): Pro
     transport: readChoice(words, 'transport', TRANSPORTS, 'auto'),
     agentImage: readText(words, 'agent-image'),
     holdMs: readNumber(words, 'hold', { least: 1, most: MAX_HOLD_SECONDS, otherwise: DEFAULT_HOLD_SECONDS }) * 1000,
-    detach: words.detach === true && environment.LPK_DETACHED !== '1',
+    detach: words.detach === true && !isDetached(environment),
   };
   if (net.isIP(options.bind) === 0) throw new LpkError('usage', `--bind is an IP address, not ${options.bind}`);
   if (!isLoopback(options.bind) && words['allow-lan'] !== true) {

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
-import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, before, describe, test } from 'node:test';
@@ -177,6 +177,7 @@ test('-d comes back when it is ready, and says what hinders it', async () => {
   assert.equal(again.events.at(-1)?.code, 'already-running');
   assert.equal((await verb('down')).code, 0);
   assert.deepEqual(await leftIn(shop), []);
+  assert.equal(statSync(path.join(env.XDG_STATE_HOME, 'lpk/proxies/detached.log')).size, 0, 'a file without a bound');
   const none = await verb('status');
   assert.equal(none.events[0]?.code, 'not-running');
 });
