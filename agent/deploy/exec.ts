@@ -1,7 +1,5 @@
-import { randomBytes } from 'node:crypto';
-import http from 'node:http';
-import https from 'node:https';
 import { LpkError } from '../wire/errors.ts';
+import { requestUpgrade } from '../wire/upgrade.ts';
 import { FrameReader, OPCODE, websocketHeader } from '../wire/websocket.ts';
 import type { Cluster, Json } from './kube.ts';
 import { networkError, oneLine, parseBody, upgradeError } from './status.ts';
@@ -30,30 +28,14 @@ export async function execInPod(
   const query = new URLSearchParams({ container: where.container, stdout: 'true', stderr: 'true' });
   for (const word of command) query.append('command', word);
   const base = cluster.server.replace(/\/$/, '');
-  const url = new URL(`${base}/api/v1/namespaces/${where.namespace}/pods/${where.pod}/exec?${query}`);
-  const { headers, ...tls } = await cluster.tlsOptions();
+  const url = `${base}/api/v1/namespaces/${where.namespace}/pods/${where.pod}/exec?${query}`;
   const { promise, resolve, reject } = Promise.withResolvers<Buffer>();
-  const request = (url.protocol === 'https:' ? https : http).request(url, {
-    ...tls,
-    headers: {
-      ...headers,
-      connection: 'Upgrade',
-      upgrade: 'websocket',
-      'sec-websocket-version': '13',
-      'sec-websocket-key': randomBytes(16).toString('base64'),
-      'sec-websocket-protocol': SUBPROTOCOL,
-    },
+  const request = requestUpgrade(url, await cluster.tlsOptions(), {
+    subprotocol: SUBPROTOCOL,
+    refused: (status, body) => reject(upgradeError(status, body, cluster)),
   });
   const late = setTimeout(() => reject(new LpkError('timed-out', `${command[0]} took too long`)), timeoutMs);
   request.on('error', (error) => reject(networkError(error, cluster.server)));
-  request.on('response', (response) => {
-    let text = '';
-    response.setEncoding('utf8');
-    response.on('data', (chunk: string) => {
-      if (text.length < MAX_ERROR_BYTES) text += chunk;
-    });
-    response.on('close', () => reject(upgradeError(response.statusCode ?? 0, text, cluster)));
-  });
   request.on('upgrade', (_response, socket, head) => {
     const stdout: Buffer[] = [];
     let bytes = 0;
@@ -85,7 +67,6 @@ export async function execInPod(
     promise.catch(() => {}).finally(() => socket.destroy());
     if (head.length > 0) reader.read(head);
   });
-  request.end();
   return promise.finally(() => {
     clearTimeout(late);
     request.destroy();

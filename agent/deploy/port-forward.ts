@@ -1,10 +1,8 @@
-import { randomBytes } from 'node:crypto';
-import http from 'node:http';
-import https from 'node:https';
+import type http from 'node:http';
 import type { Socket } from 'node:net';
 import { Duplex } from 'node:stream';
-import type { WebSocketOptions } from '../wire/carrier.ts';
 import { LpkError } from '../wire/errors.ts';
+import { requestUpgrade, type UpgradeOptions } from '../wire/upgrade.ts';
 import { FrameReader, OPCODE, websocketHeader } from '../wire/websocket.ts';
 import { networkError, oneLine, upgradeError } from './status.ts';
 
@@ -43,21 +41,12 @@ export class PortForward extends Duplex {
   #timer: NodeJS.Timeout | undefined;
 
   /** `url`: ws(s), `…/portforward?ports=N`. `server` and `user` are for messages. */
-  constructor(url: string, options: WebSocketOptions, named: { server: string; user: string }) {
+  constructor(url: string, options: UpgradeOptions, named: { server: string; user: string }) {
     super({ readableHighWaterMark: BUFFER_BYTES, writableHighWaterMark: BUFFER_BYTES, allowHalfOpen: false });
-    const target = new URL(url.replace(/^ws/, 'http'));
-    const { headers, createConnection: _, ...tls } = options;
-    this.#request = (target.protocol === 'https:' ? https : http).request(target, {
-      ...tls,
-      headers: {
-        ...headers,
-        connection: 'Upgrade',
-        upgrade: 'websocket',
-        'sec-websocket-version': '13',
-        'sec-websocket-key': randomBytes(16).toString('base64'),
-        'sec-websocket-protocol': SUBPROTOCOL,
-      },
-      timeout: HANDSHAKE_MS,
+    this.#request = requestUpgrade(url, options, {
+      subprotocol: SUBPROTOCOL,
+      timeoutMs: HANDSHAKE_MS,
+      refused: (status, body) => this.destroy(upgradeError(status, body, named)),
     });
     this.#request.on('timeout', () => {
       this.destroy(
@@ -65,14 +54,6 @@ export class PortForward extends Duplex {
       );
     });
     this.#request.on('error', (error) => this.destroy(networkError(error, named.server)));
-    this.#request.on('response', (response) => {
-      let text = '';
-      response.setEncoding('utf8');
-      response.on('data', (chunk: string) => {
-        if (text.length < MAX_ERROR_BYTES) text += chunk;
-      });
-      response.on('close', () => this.destroy(upgradeError(response.statusCode ?? 0, text, named)));
-    });
     this.#request.on('upgrade', (response, socket, head) => {
       if (this.destroyed) return void socket.destroy();
       if (response.headers['sec-websocket-protocol'] !== SUBPROTOCOL) {
@@ -82,7 +63,6 @@ export class PortForward extends Duplex {
       }
       this.#start(socket as Socket, head);
     });
-    this.#request.end();
   }
 
   #start(socket: Socket, head: Buffer): void {

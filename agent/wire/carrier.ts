@@ -1,11 +1,11 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { EventEmitter } from 'node:events';
-import http from 'node:http';
-import https from 'node:https';
+import type http from 'node:http';
 import type { Duplex } from 'node:stream';
 import { corkThisTurn } from './cork.ts';
 import { LpkError } from './errors.ts';
 import { MAX_MESSAGE_BYTES, SUBPROTOCOL, TIMES } from './protocol.ts';
+import { requestUpgrade, type UpgradeOptions } from './upgrade.ts';
 import { FrameReader, OPCODE, websocketHeader } from './websocket.ts';
 import { noteTraffic } from './young.ts';
 
@@ -151,14 +151,7 @@ export class Carrier extends EventEmitter<CarrierEvents> {
   }
 }
 
-/** What a laptop needs to open a websocket: headers and TLS options as of `https.request`. */
-export type WebSocketOptions = Pick<
-  https.RequestOptions,
-  'ca' | 'cert' | 'key' | 'rejectUnauthorized' | 'servername' | 'agent'
-> & {
-  headers?: http.OutgoingHttpHeaders;
-  /** Give a connected stream instead of dialling the URL's host (a port-forward). */
-  createConnection?: () => Duplex;
+export type WebSocketOptions = UpgradeOptions & {
   /** What an HTTP answer in place of a websocket means; `body` is cut at 4,096 characters. */
   refused?: (status: number, body: string) => LpkError;
 };
@@ -169,51 +162,34 @@ export type WebSocketOptions = Pick<
  */
 export function openWebSocket(url: string, options: WebSocketOptions = {}): Carrier {
   const key = randomBytes(16).toString('base64');
-  const target = new URL(url.replace(/^ws/, 'http'));
-  const { createConnection, headers, refused, ...rest } = options;
-  const request = (target.protocol === 'https:' ? https : http).request(target, {
-    ...rest,
-    ...(createConnection ? { createConnection: createConnection as never } : {}),
-    headers: {
-      ...headers,
-      connection: 'Upgrade',
-      upgrade: 'websocket',
-      'sec-websocket-version': '13',
-      'sec-websocket-key': key,
-      'sec-websocket-protocol': SUBPROTOCOL,
-    },
-    timeout: TIMES.handshakeMs * 2,
+  const { refused, ...rest } = options;
+  const { host } = new URL(url);
+  const request = requestUpgrade(url, rest, {
+    subprotocol: SUBPROTOCOL,
+    key,
+    timeoutMs: TIMES.handshakeMs * 2,
+    refused: (status, body) => carrier.fail(answerError(status, body, refused)),
   });
   const carrier = new Carrier('laptop', () => request.destroy());
-  request.on('timeout', () => request.destroy(new LpkError('timed-out', `${target.host} did not answer in time`)));
+  request.on('timeout', () => request.destroy(new LpkError('timed-out', `${host} did not answer in time`)));
   request.on('error', (error) => carrier.fail(error));
   let answered = false;
-  request.on('close', () => {
-    if (!carrier.isOpen && !answered)
-      carrier.fail(new LpkError('agent-unreachable', `${target.host} closed the connection`));
-  });
-  request.on('response', (response) => {
+  request.on('response', () => {
     answered = true;
-    let text = '';
-    response.setEncoding('utf8');
-    response.on('data', (chunk: string) => {
-      text = (text + chunk).slice(0, MAX_ANSWER_CHARS);
-    });
-    response.on('close', () => carrier.fail(answerError(response.statusCode ?? 0, text, refused)));
+  });
+  request.on('close', () => {
+    if (!carrier.isOpen && !answered) carrier.fail(new LpkError('agent-unreachable', `${host} closed the connection`));
   });
   request.on('upgrade', (response, socket, head) => {
     socket.setTimeout(0);
     const { 'sec-websocket-accept': accept, 'sec-websocket-protocol': protocol } = response.headers;
     if (accept !== acceptKey(key) || protocol !== SUBPROTOCOL) {
       socket.destroy();
-      return carrier.fail(
-        new LpkError('version-mismatch', `what answered at ${target.host} speaks ${protocol ?? 'no lpk'}`),
-      );
+      return carrier.fail(new LpkError('version-mismatch', `what answered at ${host} speaks ${protocol ?? 'no lpk'}`));
     }
     socket.setNoDelay(true);
     carrier.start(socket, head);
   });
-  request.end();
   return carrier;
 }
 
@@ -254,8 +230,6 @@ export function acceptWebSocket(request: http.IncomingMessage, socket: Duplex, h
 function acceptKey(key: string): string {
   return createHash('sha1').update(`${key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11`).digest('base64');
 }
-
-const MAX_ANSWER_CHARS = 4_096;
 
 const UPGRADE_REQUIRED = 426;
 
