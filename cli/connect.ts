@@ -13,7 +13,6 @@ import { preflight } from '../agent/deploy/preflight.ts';
 import { clusterNetwork } from '../agent/deploy/ranges.ts';
 import { rolloutState, waitRollout } from '../agent/deploy/rollout.ts';
 import { whichPods, workloadName } from '../agent/deploy/workload.ts';
-import { hasHistory } from '../agent/restore/history.ts';
 import type { LpkError } from '../agent/wire/errors.ts';
 import { KEY_BYTES } from '../agent/wire/protocol.ts';
 import type { Readiness } from '../agent/wire/readiness.ts';
@@ -39,7 +38,7 @@ import { planReadiness } from './readiness.ts';
 import { RolloutBeside } from './rollout-beside.ts';
 import { SelfTest } from './self-test.ts';
 import { openSessionControl, sessionStatus } from './session-control.ts';
-import { giveUpRestorer, keepLease, planGuard, podNamer, sayWithout, tellRestorer, whyEnded } from './session-guard.ts';
+import { giveUpRestorer, keepLease, planGuard, sayWithout, tellRestorer, whyEnded } from './session-guard.ts';
 import { noteSession } from './sessions-here.ts';
 import { freePorts } from './taken-ports.ts';
 import { Undo } from './undo.ts';
@@ -274,9 +273,7 @@ export async function swap({
   swapping.done(doing.done, { session: spec.session });
   const without = refused?.message ?? guard.missing;
   if (options.restorer && without) sayWithout(output, without, remedy);
-  else if (restorer && hasHistory(target.kind)) attachment.on('revision', tellRestorer(guarded));
-  const namer = without ? undefined : podNamer(guarded);
-  if (namer) attachment.on('named', namer);
+  else if (restorer) tellRestorer(guarded, attachment);
   if (raised.length > 0) {
     const limits = raised.map(({ resource, was, now }) => `${resource} ${was} → ${now}`).join(', ');
     const text = `limits of container ${target.container} raised for this session: ${limits}`;

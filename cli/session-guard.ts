@@ -1,10 +1,12 @@
+import type { EventEmitter } from 'node:events';
+import { isDeepStrictEqual } from 'node:util';
 import type { Target } from '../agent/deploy/find.ts';
 import type { Cluster } from '../agent/deploy/kube.ts';
 import { describeRights, missingRights } from '../agent/deploy/preflight.ts';
 import {
   type LeaseSpec,
-  namePods,
-  noteRevisions,
+  type Named,
+  nameToRestorer,
   removeRestorerPod,
   renewLease,
   restorerRefusal,
@@ -13,9 +15,11 @@ import {
   rightsToRestorer,
 } from '../agent/deploy/restorer.ts';
 import { workloadName } from '../agent/deploy/workload.ts';
+import { hasHistory } from '../agent/restore/history.ts';
 import { leasePath } from '../agent/restore/lease.ts';
 import { objectName } from '../agent/restore/record.ts';
 import type { LpkError } from '../agent/wire/errors.ts';
+import type { AttachmentEvents } from './attachment.ts';
 import { endedBy, LeaseKeeper } from './lease-keeper.ts';
 import type { Output } from './output.ts';
 
@@ -78,25 +82,6 @@ export function keepLease(given: Guarded): LeaseKeeper {
   return keeper;
 }
 
-/**
- * For each revision of the workload that turns out to be the agent's: the restorer may delete it. Who may not let it do so
- * has `lpk restore` do it later.
- */
-export function tellRestorer({ cluster, target, session }: Omit<Guarded, 'check'>): (revision: string) => void {
-  const told: string[] = [];
-  let before = Promise.resolve();
-  return (revision) => {
-    if (told.includes(revision)) return;
-    told.push(revision);
-    const names = [...told];
-    before = before
-      .then(() => noteRevisions(cluster, target, session, names))
-      .catch((error: LpkError) => {
-        if (error.code !== 'forbidden') told.splice(told.indexOf(revision), 1); // its next pod is told of again
-      });
-  };
-}
-
 /** The restorer's pod may have the room that a quota has for the agent's: then the session goes without. @returns whether it had. */
 export async function giveUpRestorer(given: Omit<Guarded, 'check'>, keeper: LeaseKeeper | undefined): Promise<boolean> {
   const { cluster, target, session, restorer, output, remedy } = given;
@@ -107,28 +92,45 @@ export async function giveUpRestorer(given: Omit<Guarded, 'check'>, keeper: Leas
 }
 
 /**
- * Of a workload whose pods follow only when they are deleted: names them to the restorer as they come. @returns to be told
- * them; undefined where the restorer knows all beforehand, or there is none.
+ * Names to the restorer what it may delete, as it comes: the workload's revisions that turn out to be the agent's and, where pods
+ * follow only when they are deleted, the pods. Who may not let it delete revisions has `lpk restore` do it later.
  */
-export function podNamer(given: Omit<Guarded, 'check'>): ((pods: string[]) => void) | undefined {
-  const { cluster, target, session, restorer, remedy, output } = given;
-  if (!restorer || rightsToNamePods(target).length === 0) return undefined;
-  const known = new Set<string>();
-  let told = false;
+export function tellRestorer(given: Omit<Guarded, 'check'>, pods: EventEmitter<AttachmentEvents>): void {
+  const { cluster, target, session, remedy, output } = given;
+  const wanted: Named = { pods: [], revisions: [] };
+  let named: Named = { pods: [], revisions: [] };
   let last = Promise.resolve();
-  return (pods) => {
-    const more = pods.filter((name) => !known.has(name));
-    for (const name of more) known.add(name);
-    // One after the other, so that the last names are those that stay.
+  // One after the other, so that the last names are those that stay.
+  const tell = (part: keyof Named, failed: (error: LpkError) => void) => {
     last = last
-      .then(() => namePods(cluster, target, session, { pods, more }))
-      .catch((error: LpkError) => {
-        if (told || error.code === 'not-found') return; // the session is over
-        told = true;
-        const what = `the restorer would put ${workloadName(target)} back, but not delete its agents' pods`;
-        output.warn(`${what} (${error.message}); \`${remedy}\` does both`, 'no-pod-names');
-      });
+      .then(async () => {
+        const next = { ...named, [part]: [...wanted[part]] };
+        if (isDeepStrictEqual(next, named)) return;
+        await nameToRestorer(cluster, target, session, { named: next, before: named });
+        named = next;
+      })
+      .catch(failed); // and is told again with the next
   };
+  let mayNot = false;
+  const tellRevision = (revision: string) => {
+    if (mayNot) return;
+    if (!wanted.revisions.includes(revision)) wanted.revisions.push(revision);
+    tell('revisions', ({ code }) => {
+      mayNot ||= code === 'forbidden';
+    });
+  };
+  let warned = false;
+  const tellPods = (names: string[]) => {
+    wanted.pods = names;
+    tell('pods', ({ code, message }) => {
+      if (warned || code === 'not-found') return; // the session is over
+      warned = true;
+      const what = `the restorer would put ${workloadName(target)} back, but not delete its agents' pods`;
+      output.warn(`${what} (${message}); \`${remedy}\` does both`, 'no-pod-names');
+    });
+  };
+  if (hasHistory(target.kind)) pods.on('revision', tellRevision);
+  if (rightsToNamePods(target).length > 0) pods.on('named', tellPods);
 }
 
 /** One line: there is no restorer, and what that means. */

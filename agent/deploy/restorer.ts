@@ -63,7 +63,7 @@ function rightsOnPods({ kind, workload, beside }: { kind: string; workload: Json
   return following(kind, workload) === 'by-itself' ? [] : on('pods', ['get', 'delete']);
 }
 
-/** What it takes to name pods to it that could not be named before; see `namePods`. Without them it leaves such pods. */
+/** What it takes to name pods to it that could not be named before; see `nameToRestorer`. Without them it leaves such pods. */
 export function rightsToNamePods({ kind, workload }: { kind: string; workload: Json }): Right[] {
   if (following(kind, workload) !== 'when-deleted' || kind === 'statefulset') return [];
   return [{ verb: 'patch', group: RBAC, resource: 'roles' }];
@@ -125,7 +125,7 @@ export async function createRestorer(
     namespace: ref.namespace,
     kind: ref.kind,
     apiPath: ref.apiPath,
-    pods: ref.kind === 'statefulset' && following(ref.kind, workload) !== 'by-itself' ? podNames(workload) : [],
+    pods: podsFromTheStart(ref.kind, workload),
     ...(template ? { template } : {}),
   };
   const create = (path: string, body: Json) =>
@@ -184,51 +184,38 @@ export async function removeRestorer(cluster: Cluster, namespace: string, sessio
   ]);
 }
 
-/**
- * Tells the restorer of the workload's revisions that are the agent's, and lets it delete the last of them; the others it was told
- * of before. They have no names before the swap. LpkError: what requests throw; `forbidden` for who may not patch Roles, or delete
- * such revisions themselves.
- */
-export async function noteRevisions(
-  cluster: Cluster,
-  ref: WorkloadRef,
-  session: string,
-  names: string[],
-): Promise<void> {
-  const what = { apiGroups: ['apps'], resources: [revisionsOf(ref.kind)] };
-  await letDelete(cluster, ref, session, { ...what, resourceNames: names.slice(-1) });
-  await annotateLease(cluster, ref, session, { [REVISIONS_ANNOTATION]: JSON.stringify(names) });
-}
+/** What had no name before the swap: a ReplicaSet's or DaemonSet's pods, and the workload's revisions that are the agent's. */
+export type Named = { pods: string[]; revisions: string[] };
 
 /**
- * Tells the restorer the names of the session's `pods`, and lets it delete those that there are `more` of since it was told last: of
- * a ReplicaSet or DaemonSet they are not known beforehand. LpkError: as `noteRevisions`.
+ * Tells the restorer what is `named` now, and lets it delete that. `before`: what it was told last. LpkError: what requests throw;
+ * `forbidden` for who may not patch Roles, or delete such objects themselves.
  */
-export async function namePods(
+export async function nameToRestorer(
   cluster: Cluster,
-  ref: WorkloadRef,
+  of: WorkloadRef & { workload: Json },
   session: string,
-  { pods, more }: { pods: string[]; more: string[] },
+  { named, before }: { named: Named; before: Named },
 ): Promise<void> {
-  // First the right, so that it never knows of a pod that it may not delete.
-  const what = { apiGroups: [''], resources: ['pods'] };
-  if (more.length > 0) await letDelete(cluster, ref, session, { ...what, resourceNames: more });
-  await annotateLease(cluster, ref, session, { [PODS_ANNOTATION]: pods.join(',') });
-}
-
-/** Adds to the restorer's Role. */
-async function letDelete(cluster: Cluster, { namespace }: WorkloadRef, session: string, what: Json): Promise<void> {
-  const path = `/apis/${RBAC}/v1/namespaces/${namespace}/roles/${objectName(session)}`;
-  const body = [{ op: 'add', path: '/rules/-', value: { ...what, verbs: ['get', 'delete'] } }];
-  await cluster.request('PATCH', path, { body, contentType: 'application/json-patch+json' });
-}
-
-async function annotateLease(cluster: Cluster, ref: WorkloadRef, session: string, annotations: Json): Promise<void> {
   const contentType = 'application/merge-patch+json';
-  await cluster.request('PATCH', leasePath(ref.namespace, session), {
-    body: { metadata: { annotations } },
-    contentType,
-  });
+  const { namespace, kind } = of;
+  // First the rights, so that it never knows of what it may not delete; to what it was told before, until it is told anew.
+  const all = (part: keyof Named) => [...new Set([...before[part], ...named[part]])];
+  const may = (group: string, resource: string, resourceNames: string[]) =>
+    resourceNames.length > 0 ? [mayDelete(group, resource, resourceNames)] : [];
+  const rules = [
+    ...restorerRules(of, { session, pods: podsFromTheStart(kind, of.workload) }),
+    ...may('', 'pods', all('pods')),
+    ...may('apps', revisionsOf(kind), all('revisions')),
+  ];
+  const role = `/apis/${RBAC}/v1/namespaces/${namespace}/roles/${objectName(session)}`;
+  if ([...all('pods'), ...all('revisions')].length > before.pods.length + before.revisions.length)
+    await cluster.request('PATCH', role, { body: { rules }, contentType });
+  const annotations = {
+    [PODS_ANNOTATION]: named.pods.join(',') || null,
+    [REVISIONS_ANNOTATION]: named.revisions.length > 0 ? JSON.stringify(named.revisions) : null,
+  };
+  await cluster.request('PATCH', leasePath(namespace, session), { body: { metadata: { annotations } }, contentType });
 }
 
 /** Renews the Lease: the laptop is there. The Lease as it is then; LpkError: what requests throw, `not-found` when it is gone. */
@@ -291,12 +278,7 @@ export function restorerRules(
     resourceNames: [objectName(session)],
     verbs: LEASE_VERBS,
   };
-  const onPods = (resourceNames: string[]) => ({
-    apiGroups: [''],
-    resources: ['pods'],
-    resourceNames,
-    verbs: ['get', 'delete'],
-  });
+  const onPods = (names: string[]) => mayDelete('', 'pods', names);
   if (kind === 'pod')
     return name === objectName(session) ? [onPods([name]), lease] : [...barePodRules(name, session), lease];
   const itself = { apiGroups: [groupOf(kind)], resourceNames: [name] };
@@ -308,6 +290,10 @@ export function restorerRules(
   ];
 }
 
+function mayDelete(group: string, resource: string, resourceNames: string[]): Json {
+  return { apiGroups: [group], resources: [resource], resourceNames, verbs: ['get', 'delete'] };
+}
+
 /** To make a pod again. Who may make one of a name can't be said (Kubernetes: RBAC, "Referring to resources"). */
 function barePodRules(name: string, session: string): Json[] {
   return [
@@ -317,11 +303,13 @@ function barePodRules(name: string, session: string): Json[] {
   ];
 }
 
-/** A StatefulSet's pods, and those it would have if it grew meanwhile. */
-function podNames({ metadata: { name }, spec }: Json): string[] {
+/** Those that the restorer may have to delete: a StatefulSet's, and those it would have if it grew meanwhile. */
+function podsFromTheStart(kind: string, workload: Json): string[] {
+  if (kind !== 'statefulset' || following(kind, workload) === 'by-itself') return [];
+  const { metadata, spec } = workload;
   const { start = 0 } = spec.ordinals ?? {};
   const replicas = spec.replicas ?? 1;
-  return Array.from({ length: Math.max(2 * replicas, replicas + 10) }, (_, i) => `${name}-${start + i}`);
+  return Array.from({ length: Math.max(2 * replicas, replicas + 10) }, (_, i) => `${metadata.name}-${start + i}`);
 }
 
 /** A user that no image has: the restorer needs none of its own. */

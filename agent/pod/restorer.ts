@@ -13,7 +13,7 @@ import {
   silenceMs,
   WATCHING_ANNOTATION,
 } from '../restore/lease.ts';
-import { isBeside, savedPath } from '../restore/pod.ts';
+import { isBeside, readPod, savedPath } from '../restore/pod.ts';
 import { putBack } from '../restore/put-back.ts';
 import { objectName } from '../restore/record.ts';
 import { LpkError } from '../wire/errors.ts';
@@ -23,7 +23,7 @@ import { LeaseClock } from './lease-clock.ts';
 const FIRST_PAUSE_MS = 500;
 const LONGEST_PAUSE_MS = 10_000;
 const SHORT_WATCH_MS = 1_000;
-/** What the workload's own pods get to start before the agent's revision is left where it is. */
+/** What the workload's own pods get to start, and missing rights to come, before what they keep from going is left where it is. */
 const ROLLOUT_MS = 60_000;
 const LOOK_MS = 1_000;
 
@@ -75,7 +75,7 @@ export async function keepWatch(config: RestorerConfig, { api, nowMs, wait, log 
   const see = (lease: Json) => {
     clock.seen(lease.spec?.renewTime ?? '', silenceMs(lease), nowMs());
     const named: string = lease.metadata?.annotations?.[PODS_ANNOTATION] ?? '';
-    if (named !== '') pods = [...config.pods, ...named.split(',')];
+    pods = [...config.pods, ...named.split(',').filter(Boolean)];
   };
 
   /** For the laptop, which warns when nobody watches. */
@@ -122,7 +122,7 @@ export async function keepWatch(config: RestorerConfig, { api, nowMs, wait, log 
 
   async function takeBack(lease: Json | undefined): Promise<void> {
     log(lease ? `the laptop was not heard of for ${silenceMs(lease) / 1_000} s` : 'the Lease is gone');
-    const outcome = await putBack(api, config, (workload) => podsOf({ ...config, pods }, api, workload));
+    const outcome = await putBack(api, config, podsOf);
     const { kept } = outcome;
     log(
       `${config.apiPath}: ${outcome.workload}${kept.length > 0 ? `; left as others made it: ${kept.join(', ')}` : ''}`,
@@ -136,10 +136,40 @@ export async function keepWatch(config: RestorerConfig, { api, nowMs, wait, log 
 
   /** The agent's templates, once no pod has them any more. Pods that never get ready must not keep all else here. */
   async function forget(revisions: string[]): Promise<void> {
-    const begunMs = nowMs();
+    const { isOver, refused } = patience();
     for (const name of revisions) {
-      while (!(await forgetRevision(api, config, name)) && nowMs() - begunMs < ROLLOUT_MS) await wait(LOOK_MS);
+      while (!(await forgetRevision(api, config, name).catch(refused)) && !isOver()) await wait(LOOK_MS);
     }
+  }
+
+  /** One by one, as the restorer may read these by name and list none. */
+  async function podsOf(workload: Json): Promise<Json[]> {
+    const has = (name: string) => {
+      const index = indexInStatefulSet({ metadata: { name } }, workload);
+      return config.kind !== 'statefulset' || (index >= 0 && index < (workload.spec.replicas ?? 1));
+    };
+    const { isOver, refused } = patience();
+    const found: Json[] = [];
+    for (const name of pods.filter(has)) {
+      const read = () =>
+        readPod(api, { apiPath: `/api/v1/namespaces/${config.namespace}/pods/${name}` }).catch(refused);
+      let pod = await read();
+      for (; pod === false && !isOver(); pod = await read()) await wait(LOOK_MS);
+      if (pod) found.push(pod);
+    }
+    return found;
+  }
+
+  /** With what the laptop named to it. A right that the Role lacks must not keep all else here either. */
+  function patience() {
+    const begunMs = nowMs();
+    const isOver = () => nowMs() - begunMs >= ROLLOUT_MS;
+    const refused = (error: unknown): false => {
+      if (!(error instanceof LpkError) || error.code !== 'forbidden') throw error;
+      if (isOver()) log(`left as it is: ${error.message}`);
+      return false;
+    };
+    return { isOver, refused };
   }
 
   for (;;) {
@@ -163,21 +193,4 @@ export async function keepWatch(config: RestorerConfig, { api, nowMs, wait, log 
 function rootOf({ kind, apiPath, namespace, session }: RestorerConfig): string {
   const isBare = kind === 'pod' && !isBeside({ apiPath }, session);
   return isBare ? savedPath(namespace, session) : leasePath(namespace, session);
-}
-
-/** One by one, as the restorer may read these by name and list none. */
-async function podsOf({ namespace, kind, pods }: RestorerConfig, api: WatchingApi, workload: Json): Promise<Json[]> {
-  const has = (name: string) => {
-    const index = indexInStatefulSet({ metadata: { name } }, workload);
-    return kind !== 'statefulset' || (index >= 0 && index < (workload.spec.replicas ?? 1));
-  };
-  const found: Json[] = [];
-  for (const name of pods.filter(has)) {
-    try {
-      found.push(await api.request('GET', `/api/v1/namespaces/${namespace}/pods/${name}`));
-    } catch (error) {
-      if (!(error instanceof LpkError) || error.code !== 'not-found') throw error;
-    }
-  }
-  return found;
 }

@@ -1,7 +1,7 @@
 import type { Cluster, Json, RequestOptions } from '../../../agent/deploy/kube.ts';
 import { planSwap } from '../../../agent/deploy/swap.ts';
 import { LpkError } from '../../../agent/wire/errors.ts';
-import { applyPatch } from '../deploy/workloads.ts';
+import { applyPatch, mergePatch } from '../deploy/workloads.ts';
 
 /** As an object that `owner` owns names it. */
 export function ownerReference({ apiVersion, kind, metadata: { name, uid } }: Json): Json {
@@ -13,6 +13,8 @@ export class FakeCluster {
   readonly objects = new Map<string, Json>();
   /** Requests that are refused, by `METHOD path`. */
   readonly refused = new Set<string>();
+  /** Those that get no answer. */
+  readonly failing = new Set<string>();
   /** Rights that the user has not: `delete secrets in shop`, `patch deployments/web in shop`. */
   readonly lacking = new Set<string>();
   /** Called when somebody begins to watch a workload. */
@@ -131,6 +133,7 @@ export class FakeCluster {
   #answer(method: string, path: string, options: RequestOptions = {}): Json {
     if (path.endsWith('/selfsubjectaccessreviews')) return this.#review((options.body as Json).spec.resourceAttributes);
     if (this.refused.has(`${method} ${path}`)) throw new LpkError('forbidden', `may not ${method} ${path}`);
+    if (this.failing.has(`${method} ${path}`)) throw new LpkError('cluster-unreachable', `no answer to ${path}`);
     const object = this.objects.get(path);
     if (method === 'GET' && /(s|configmaps|secrets)$/.test(path) && !object) return this.#list(path);
     if (method === 'POST') {
@@ -141,7 +144,8 @@ export class FakeCluster {
     }
     if (!object) throw new LpkError('not-found', `${path} not found`);
     if (method === 'DELETE') this.objects.delete(path);
-    if (method === 'PATCH') this.objects.set(path, applyPatch(object, options.body as Json));
+    if (method === 'PATCH')
+      this.objects.set(path, (Array.isArray(options.body) ? applyPatch : mergePatch)(object, options.body as Json));
     return this.objects.get(path);
   }
 

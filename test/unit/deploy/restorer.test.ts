@@ -6,7 +6,7 @@ import type { Target } from '../../../agent/deploy/find.ts';
 import type { Cluster, Json, RequestOptions } from '../../../agent/deploy/kube.ts';
 import { release } from '../../../agent/deploy/release.ts';
 import {
-  namePods,
+  nameToRestorer,
   restorerRules,
   rightsToLease,
   rightsToNamePods,
@@ -14,7 +14,7 @@ import {
 } from '../../../agent/deploy/restorer.ts';
 import { apiVersionOf, workloadRef } from '../../../agent/deploy/workload.ts';
 import { type ErrorCode, LpkError } from '../../../agent/wire/errors.ts';
-import { applyPatch } from './workloads.ts';
+import { applyPatch, mergePatch } from './workloads.ts';
 
 const SESSION = 'abcdefghij';
 const LEASE = `/apis/coordination.k8s.io/v1/namespaces/shop/leases/lpk-${SESSION}`;
@@ -49,8 +49,7 @@ class Recorder {
     if (!object) throw new LpkError('not-found', `${path} is not there`);
     if (method === 'DELETE') this.objects.delete(path);
     if (method === 'PATCH' && Array.isArray(body)) this.objects.set(path, applyPatch(object, body));
-    else if (method === 'PATCH')
-      object.metadata.annotations = { ...object.metadata.annotations, ...body.metadata.annotations };
+    else if (method === 'PATCH') this.objects.set(path, mergePatch(object, body));
     return structuredClone(this.objects.get(path));
   }
 
@@ -191,8 +190,8 @@ test('nobody can grant what they lack: each right of the Role is asked for befor
   }
 });
 
-test('pods whose names come later are named to the restorer as they do, first in its Role', async () => {
-  const { recorder, target, spec, ref, workload } = scene('replicaset');
+test('pods whose names come later are named to the restorer as they do, first in its Role, which does not grow', async () => {
+  const { recorder, target, spec, workload } = scene('replicaset');
   assert.deepEqual(rightsToNamePods(target), [
     { verb: 'patch', group: 'rbac.authorization.k8s.io', resource: 'roles' },
   ]);
@@ -204,22 +203,21 @@ test('pods whose names come later are named to the restorer as they do, first in
   const role = path(RBAC, 'roles');
   assert.ok(!JSON.stringify(recorder.objects.get(role).rules).includes('pods'), 'none yet');
   recorder.asked.length = 0;
-  await namePods(recorder.cluster, ref, SESSION, { pods: ['web-a'], more: ['web-a'] });
-  await namePods(recorder.cluster, ref, SESSION, { pods: ['web-a', 'web-b'], more: ['web-b'] });
-  await namePods(recorder.cluster, ref, SESSION, { pods: ['web-b'], more: [] });
-  assert.deepEqual(recorder.asked, [
-    ...Array(2)
-      .fill([`PATCH ${role}`, `PATCH ${LEASE}`])
-      .flat(),
-    `PATCH ${LEASE}`,
-  ]);
-  const named = recorder.objects.get(role).rules.slice(-2);
-  const what = { apiGroups: [''], resources: ['pods'], verbs: ['get', 'delete'] };
-  assert.deepEqual(named, [
-    { ...what, resourceNames: ['web-a'] },
-    { ...what, resourceNames: ['web-b'] },
-  ]);
-  assert.equal(recorder.objects.get(LEASE).metadata.annotations['lpk.dev/pods'], 'web-b');
+  const rules = recorder.objects.get(role).rules;
+  const revisions: string[] = [];
+  let before = { pods: [] as string[], revisions };
+  for (const pods of [['web-a'], ['web-a', 'web-b'], ['web-b'], ['web-b', 'web-c']]) {
+    await nameToRestorer(recorder.cluster, target, SESSION, { named: { pods, revisions }, before });
+    before = { pods, revisions };
+  }
+  const both = [`PATCH ${role}`, `PATCH ${LEASE}`];
+  assert.deepEqual(recorder.asked, [...both, ...both, `PATCH ${LEASE}`, ...both]);
+  assert.deepEqual(
+    recorder.objects.get(role).rules,
+    [...rules, { apiGroups: [''], resources: ['pods'], resourceNames: ['web-b', 'web-c'], verbs: ['get', 'delete'] }],
+    'web-a is no more',
+  );
+  assert.equal(recorder.objects.get(LEASE).metadata.annotations['lpk.dev/pods'], 'web-b,web-c');
 });
 
 /** A workload's pods: its own uid as theirs, running or not, an agent's or not. */

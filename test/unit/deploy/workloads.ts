@@ -153,3 +153,14 @@ export function applyPatch(document: Json, ops: { op: string; path: string; valu
   }
   return root;
 }
+
+/** RFC 7396. */
+export function mergePatch(document: Json, patch: Json): Json {
+  if (patch === null || typeof patch !== 'object' || Array.isArray(patch)) return structuredClone(patch);
+  const merged = { ...(typeof document === 'object' && !Array.isArray(document) ? document : {}) };
+  for (const [field, value] of Object.entries(patch)) {
+    if (value === null) delete merged[field];
+    else merged[field] = mergePatch(merged[field], value);
+  }
+  return merged;
+}

@@ -168,6 +168,34 @@ test('an agent’s pods that do not go keep nothing else from going', async () =
   assert.ok(world.objects.has(path));
 });
 
+for (const [what, last] of [
+  ['GET /apis/apps/v1/namespaces/shop/replicasets/web-1', undefined],
+  ['GET /api/v1/namespaces/shop/pods/web-a', 'DELETE /api/v1/namespaces/shop/pods/web-b'],
+] as const) {
+  for (const untilSecond of [SILENCE_S + 20, Number.POSITIVE_INFINITY]) {
+    test(`what it may not (${what}) until second ${untilSecond} keeps nothing else from going`, async () => {
+      const world = new World();
+      const workload = world.objects.get(CONFIG.apiPath);
+      Object.assign(workload.metadata, { uid: 'u', generation: 1 });
+      workload.status = { observedGeneration: 1 };
+      for (const name of ['web-a', 'web-b'])
+        world.objects.set(`/api/v1/namespaces/shop/pods/${name}`, {
+          metadata: { name, uid: name, ownerReferences: [{ uid: 'u' }] },
+          spec: { volumes: [agentVolume(CONFIG.session)] },
+        });
+      agentRevision(world, 0);
+      world.objects.get(LEASE).metadata.annotations['lpk.dev/pods'] = 'web-a,web-b';
+      world.refuse = (each, seconds) => (each === what && seconds < untilSecond ? 'forbidden' : undefined);
+      const endedAt = await world.run(last ? { ...CONFIG, kind: 'replicaset' } : CONFIG);
+      const expected = Math.min(untilSecond, SILENCE_S + 60);
+      assert.ok(endedAt >= expected && endedAt < expected + 3, `ended at ${endedAt}`);
+      assert.ok(world.isPutBack);
+      assert.equal(world.objects.has(what.slice('GET '.length)), untilSecond > 1_000);
+      if (last) assert.ok(world.did.some((each) => each.startsWith(last)));
+    });
+  }
+}
+
 test('a laptop that is silent for long enough is taken for dead, and not a second before', async () => {
   const world = new World();
   world.renewals(10, 100);
