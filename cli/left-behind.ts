@@ -37,10 +37,11 @@ export async function offerRestore(cluster: Cluster, output: Output, { proxies =
   try {
     const sessions = await findSessions(cluster);
     const here = sessionsHere();
-    for (const session of leftBehind(sessions, { me: whoAmI(), here, nowMs: Date.now() })) {
+    const nowMs = cluster.nowMs();
+    for (const session of leftBehind(sessions, { me: whoAmI(), here, nowMs })) {
       const { workload, record, lease, namespace } = session as Required<FoundSession>;
       const name = workloadName(workload);
-      const seen = lease ? `, last seen ${readableSpan(Date.now() - Date.parse(lease.renewedAt))} ago` : '';
+      const seen = lease ? `, last seen ${readableSpan(nowMs - Date.parse(lease.renewedAt))} ago` : '';
       output.warn(
         `left behind: ${name} is still held by your session since ${readableTime(record.since)}${seen}; \`lpk restore ${name} -n ${namespace}\` puts it back`,
         'left-behind',

@@ -39,7 +39,6 @@ type Surroundings = {
   running?: () => Promise<string[]>;
   /** Sessions of this laptop, those that are just being started too. */
   here?: ReadonlyMap<string, number>;
-  nowMs?: () => number;
 };
 
 /**
@@ -213,13 +212,13 @@ async function removeOrphans(
   sessions: FoundSession[],
   around: Surroundings,
 ): Promise<{ removed: number; failures: number }> {
-  const { me, output, here = sessionsHere(), nowMs = Date.now } = around;
+  const { me, output, here = sessionsHere() } = around;
   let removed = 0;
   let failures = 0;
   for (const session of sessions.filter(({ workload, proxy }) => !workload && !proxy)) {
     const { id, namespace, createdAt, lease } = session;
     const of = `session ${id} in namespace ${namespace}`;
-    const young = createdAt !== undefined && nowMs() - Date.parse(createdAt) < STARTING_MS;
+    const young = createdAt !== undefined && cluster.nowMs() - Date.parse(createdAt) < STARTING_MS;
     const diedHere = lease?.holder === leaseHolder(me) && !here.has(id);
     if (young && !diedHere) {
       output.say(`left alone: the objects of ${of}, which may be about to start (made less than a minute ago)`);

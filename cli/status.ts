@@ -23,7 +23,6 @@ export async function status(options: StatusOptions, output: Output): Promise<nu
       output,
       me: whoAmI(),
       here: new Map([...sessionsHere(), ...running.map((each) => [each.session, each.pid] as const)]),
-      nowMs: Date.now(),
     });
     for (const proxy of running) {
       const where = `namespace ${proxy.namespace} (${proxy.context})`;
@@ -40,7 +39,6 @@ export type StatusSurroundings = {
   me: Person;
   /** Sessions of this laptop that live, proxies’ too, and their processes. */
   here: ReadonlyMap<string, number>;
-  nowMs: number;
 };
 
 /** LpkError: what requests throw. */
@@ -51,7 +49,7 @@ export async function tellSessions(
 ): Promise<void> {
   const { output } = around;
   const sessions = await findSessions(cluster, { allNamespaces });
-  for (const session of sessions) tellSession(session, around);
+  for (const session of sessions) tellSession(session, around, cluster.nowMs());
   if (sessions.length > 0) return;
   const where = allNamespaces ? 'in any namespace' : `in namespace ${cluster.namespace}`;
   output.result(`no sessions ${where}`, 'nothing', { namespace: allNamespaces ? undefined : cluster.namespace });
@@ -60,7 +58,7 @@ export async function tellSessions(
 /** `alive`: heard of in time. `silent`: not. `unknown`: nothing says. `left-over`: objects that belong to no workload. */
 export type SessionState = 'alive' | 'silent' | 'unknown' | 'left-over';
 
-function tellSession(session: FoundSession, { output, me, here, nowMs }: StatusSurroundings): void {
+function tellSession(session: FoundSession, { output, me, here }: StatusSurroundings, nowMs: number): void {
   const { id, namespace, workload, record, proxy, lease, createdAt } = session;
   const whose = record ?? proxy;
   const silentForMs = lease && nowMs - Date.parse(lease.renewedAt);

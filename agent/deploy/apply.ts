@@ -1,6 +1,6 @@
 import { retryOnConflict, unlessGone } from '../restore/api.ts';
 import { following, indexInStatefulSet, partitionOf } from '../restore/follow.ts';
-import { leasesPath, silenceMs } from '../restore/lease.ts';
+import { leasesPath, renewedMs, silenceMs } from '../restore/lease.ts';
 import { patch } from '../restore/patch.ts';
 import { manifestOf, readPod, SAVED_POD_KEY, type SavedPod, savedPath } from '../restore/pod.ts';
 import { promote } from '../restore/promote.ts';
@@ -298,7 +298,7 @@ export type FoundSession = {
   owner?: WorkloadRef;
   /** It is a proxy's, whose pod takes no workload's place. */
   proxy?: ProxyRecord;
-  /** When the laptop was last heard of (ISO 8601, by its own clock), how long it may be silent, and whose it is (`leaseHolder`). */
+  /** When the laptop was last heard of (ISO 8601, by the API server's clock), how long it may be silent, and whose it is (`leaseHolder`). */
   lease?: { renewedAt: string; silenceMs: number; holder: string };
 };
 
@@ -372,8 +372,8 @@ export async function findSessions(
       const pod = podOf(metadata);
       if (pod) Object.assign(session, { workload: workloadRef('pod', of, pod.pod), record: pod });
       if (spec?.renewTime) {
-        const { renewTime: renewedAt, holderIdentity: holder = '' } = spec;
-        session.lease = { renewedAt, silenceMs: silenceMs({ spec }), holder };
+        const renewedAt = new Date(renewedMs({ metadata, spec })).toISOString();
+        session.lease = { renewedAt, silenceMs: silenceMs({ spec }), holder: spec.holderIdentity ?? '' };
       }
       if (!known.has(key)) sessions.push(session);
       known.set(key, session);

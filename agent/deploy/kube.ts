@@ -33,6 +33,8 @@ export type Cluster = {
   follow(path: string, options: { query?: Query; signal: AbortSignal }): AsyncGenerator<Map<string, Json>>;
   /** To open a connection of one's own to the API server (`https.request`, `ws`); `anew` after a 401. */
   tlsOptions(anew?: boolean): Promise<Credentials>;
+  /** The API server's clock by its latest answer, to the second (Unix time, ms): laptops' clocks differ. Before it answered, our own. */
+  nowMs(): number;
   /** Ends the idle connections. */
   close(): void;
 };
@@ -66,6 +68,8 @@ export async function openCluster(options: LoginOptions = {}, observer?: Cluster
   const secure = base.protocol === 'https:';
   const transport = secure ? https : http;
   const keepAlive = new transport.Agent({ keepAlive: true, maxSockets: 6 });
+
+  let aheadMs = 0;
 
   type Answer = { response: http.IncomingMessage; status: number };
 
@@ -109,6 +113,8 @@ export async function openCluster(options: LoginOptions = {}, observer?: Cluster
       });
       request.on('response', (response) => {
         const { statusCode: status = 0 } = response;
+        const dateMs = Date.parse(response.headers.date ?? '');
+        if (!Number.isNaN(dateMs)) aheadMs = dateMs - Date.now();
         seen({ status });
         resolve({ response, status });
       });
@@ -245,6 +251,7 @@ export async function openCluster(options: LoginOptions = {}, observer?: Cluster
     request,
     follow,
     tlsOptions: credentialsFor,
+    nowMs: () => Date.now() + aheadMs,
     close: () => keepAlive.destroy(),
   };
 }

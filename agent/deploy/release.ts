@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { ENDED_ANNOTATION, leasePath, silenceMs } from '../restore/lease.ts';
+import { ENDED_ANNOTATION, leasePath, renewedMs, silenceMs } from '../restore/lease.ts';
 import { putBack, type RestoreOutcome } from '../restore/put-back.ts';
 import { LpkError } from '../wire/errors.ts';
 import { podsOf, removeObjects } from './apply.ts';
@@ -9,6 +9,8 @@ import type { WorkloadRef } from './workload.ts';
 /** What the holder's lpk gets to notice, say so and go: more than the time between two renewals. */
 const NOTICE_MS = 15_000;
 const LOOK_MS = 250;
+/** Another than who renews: by that one's `managedFields` it is seen when it last did. */
+const SIGNER = 'lpk-release';
 
 /**
  * Ends somebody's session: signs its Lease, so that their lpk says who did it, puts the workload back and removes all of the
@@ -37,11 +39,12 @@ async function sign(
   by: { owner: string; host: string },
 ): Promise<boolean> {
   const contentType = 'application/merge-patch+json';
+  const query = { fieldManager: SIGNER };
   const annotations = { [ENDED_ANNOTATION]: JSON.stringify({ owner: by.owner, host: by.host }) };
   try {
     const path = leasePath(held.namespace, held.session);
-    const lease = await cluster.request('PATCH', path, { body: { metadata: { annotations } }, contentType });
-    return Date.now() - Date.parse(lease.spec?.renewTime ?? '') < silenceMs(lease);
+    const lease = await cluster.request('PATCH', path, { body: { metadata: { annotations } }, contentType, query });
+    return cluster.nowMs() - renewedMs(lease) < silenceMs(lease);
   } catch (error) {
     if (error instanceof LpkError && (error.code === 'not-found' || error.code === 'forbidden')) return false;
     throw error;

@@ -54,6 +54,16 @@ export function microTime(date: Date): string {
   return date.toISOString().replace(/Z$/, '000Z');
 }
 
+/**
+ * When it was last renewed (Unix time, ms). By the API server's clock, as its `managedFields` have it for who renews (Kubernetes:
+ * "Server-Side Apply", `time`); without them by the laptop's.
+ */
+export function renewedMs({ metadata, spec }: Json): number {
+  const managed = (metadata?.managedFields ?? []) as Json[];
+  const renewer = managed.find(({ fieldsV1 }) => fieldsV1?.['f:spec']?.['f:renewTime']);
+  return Date.parse(renewer?.time ?? spec?.renewTime ?? '');
+}
+
 /** How long the laptop may be silent, ms. */
 export function silenceMs(lease: Json): number {
   return (lease.spec?.leaseDurationSeconds ?? 45) * 1_000;

@@ -20,6 +20,8 @@ export class FakeCluster {
   /** Called when somebody begins to watch a workload. */
   onFollow = () => {};
   namespace = 'shop';
+  /** Its clock. */
+  nowMs = Date.parse('2026-11-24T12:00:00Z');
 
   deployment(name: string, namespace = 'shop'): Json {
     const workload = {
@@ -119,6 +121,7 @@ export class FakeCluster {
       request: async (method, path, options) => structuredClone(this.#answer(method, path, options)),
       follow: (path, { query }) => this.#follow(path, String(query?.fieldSelector).replace('metadata.name=', '')),
       tlsOptions: () => Promise.reject(new Error('not in this test')),
+      nowMs: () => this.nowMs,
       close() {},
     };
   }

@@ -9,7 +9,6 @@ import { FakeCluster, ownerReference } from './fake-cluster.ts';
 
 const ME = { owner: 'ann', host: 'box' };
 const BOB = { owner: 'bob', host: 'mill' };
-const NOW = Date.parse('2026-11-24T12:00:00Z');
 
 async function restore(
   fake: FakeCluster,
@@ -35,7 +34,7 @@ async function restore(
     wait: true,
     ...asked,
   };
-  const code = await restoreSessions(fake.cluster, options, { output, me: ME, here, nowMs: () => NOW });
+  const code = await restoreSessions(fake.cluster, options, { output, me: ME, here });
   return { code, out: said.out.split('\n').slice(0, -1), err: said.err };
 }
 

@@ -19,7 +19,7 @@ async function status(fake: FakeCluster, here: Map<string, number> = new Map()):
   let out = '';
   const stdout = { on: () => {}, write: (text: string) => (out += text) } as unknown as Sink;
   const output = new Output({ format: 'text', stdout, env: {} });
-  await tellSessions(fake.cluster, { allNamespaces: false }, { output, me: ME, here, nowMs: NOW });
+  await tellSessions(fake.cluster, { allNamespaces: false }, { output, me: ME, here });
   return out.trimEnd().split('\n');
 }
 
@@ -48,6 +48,17 @@ test('each session: whose, since when, and whether it lives', async () => {
     'deployment/d in shop: ann on box (you) since 2026-11-24 10:00:00 UTC; alive, process 77 here',
     'objects of session s5 in shop: made 2026-11-24 10:00:00 UTC; left-over, last seen 2 h ago',
   ]);
+});
+
+test('it is the API server’s clock that counts, not a laptop’s', async () => {
+  const fake = new FakeCluster();
+  fake.deployment('a');
+  fake.hold('a', { id: 's1', ...BOB });
+  lease(fake, 's1', 3_600);
+  const { metadata } = fake.objects.get('/apis/coordination.k8s.io/v1/namespaces/shop/leases/lpk-s1');
+  const time = new Date(NOW - 5_000).toISOString();
+  metadata.managedFields = [{ manager: 'lpk', time, fieldsV1: { 'f:spec': { 'f:renewTime': {} } } }];
+  assert.match((await status(fake))[0] ?? '', /; alive, last seen 5 s ago$/);
 });
 
 test('no sessions is said', async () => {

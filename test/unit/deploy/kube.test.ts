@@ -63,6 +63,22 @@ const json =
 const hangUp: Answer = (request) => request.socket.destroy();
 const failure = (code: number, message = 'no') => ({ kind: 'Status', code, message });
 
+test('its clock is the one of the latest answer that has one', async (t) => {
+  const { cluster } = await scripted(t, [
+    json(200, {}, { date: 'Tue, 24 Nov 2020 12:00:00 GMT' }),
+    (_, response) => {
+      response.sendDate = false;
+      response.end('{}');
+    },
+  ]);
+  assert.ok(Math.abs(cluster.nowMs() - Date.now()) < 1_000);
+  for (let n = 0; n < 2; n++) {
+    await cluster.request('GET', '/version');
+    const sinceMs = cluster.nowMs() - Date.parse('2020-11-24T12:00:00Z');
+    assert.ok(sinceMs >= 0 && sinceMs < 10_000, `${sinceMs} ms`);
+  }
+});
+
 test('a request carries the path of the server, the query, the body and who we are', async (t) => {
   const { cluster, requests } = await scripted(t, [json(200, { ok: 1 })]);
   const options = { body: [1], contentType: 'application/json-patch+json', query: { a: 'b c', none: undefined } };

@@ -28,6 +28,7 @@ class Recorder {
 
   readonly cluster = {
     namespace: 'shop',
+    nowMs: Date.now,
     request: async (method: string, path: string, options?: RequestOptions) =>
       this.#answer(method, path, options?.body),
   } as unknown as Cluster;
@@ -346,6 +347,24 @@ test('release signs the Lease before it puts back, and waits only for a holder t
   await release(alive.recorder.cluster, { ...alive.ref, session: SESSION }, { owner: 'bob', host: 'mill' });
   assert.equal(reads, 2);
   assert.deepEqual(alive.recorder.kinds, []);
+});
+
+test('a holder whose clock is behind lives, by when the API server saw it renew', async () => {
+  const { recorder, ref, target, spec } = scene('deployment');
+  await swapIn(recorder.cluster, target, spec);
+  const lease = recorder.objects.get(LEASE);
+  lease.spec.renewTime = '2020-01-01T00:00:00.000000Z';
+  lease.metadata.managedFields = [
+    { manager: 'lpk-release', time: '2020-01-01T00:00:00Z', fieldsV1: { 'f:metadata': { 'f:annotations': {} } } },
+    { manager: 'lpk', time: new Date().toISOString(), fieldsV1: { 'f:spec': { 'f:renewTime': {} } } },
+  ];
+  let reads = 0;
+  recorder.refuse = (what) => {
+    if (what === `GET ${LEASE}` && ++reads === 2) recorder.objects.delete(LEASE);
+    return undefined;
+  };
+  await release(recorder.cluster, { ...ref, session: SESSION }, { owner: 'bob', host: 'mill' });
+  assert.equal(reads, 2, 'it waited for the holder to read who did it');
 });
 
 test('whichever request is the last of a laptop that dies in a swap, a restore ends at what was', async () => {
