@@ -20,55 +20,61 @@ const PATIENCE_MS = 20_000;
 const MAX_ENTRIES = 1_000;
 
 /**
- * Arguments: a folder to work in, the program's working directory, and then `base FOLDER` and `mount SOURCE KIND ACCESS POINT` in any
- * number.
+ * Arguments: a folder to work in, the program's working directory, and then `base FOLDER LAY` and `mount SOURCE KIND ACCESS POINT BASE` in
+ * any number. BASE: the Bth base, or 0.
  * Says `ok N` or `no N why` of the Nth mount and `ready` at the end, and stays until its standard input ends.
  *
- * A folder that is to have a new mount point gets an overlay; where that is refused (it holds mounts; before Linux 5.11 only root may)
- * a tmpfs with the old entries bound in; and `/` the same, made the root by pivot_root(2), which is bubblewrap's way.
+ * A folder that is to have a new mount point gets a tmpfs with the old entries bound in, which so stay the real ones; `/` the same, made
+ * the root by pivot_root(2), which is bubblewrap's way. LAY `overlay`: an overlay, where it holds no mounts (which it would hide) and the
+ * kernel lets this user (since Linux 5.11).
  */
 const SCRIPT = `
 work=$1 cwd=$2; shift 2
 mount -t tmpfs -o mode=755 lpk "$work" || exit 1
-n=0 m=0
+n=0 m=0 refused=' '
 bind_entries() {
   for f in "$1"/* "$1"/.[!.]* "$1"/..?*; do
     t=$2/\${f##*/}
     if [ -L "$f" ]; then ln -s "$(readlink "$f")" "$t"
-    elif [ -d "$f" ]; then mkdir "$t" && { mount --rbind "$f" "$t" || rmdir "$t"; }
-    elif [ -e "$f" ]; then : > "$t" && { mount --bind "$f" "$t" || rm "$t"; }
+    elif [ -d "$f" ]; then mkdir "$t" && { mount --rbind "$f" "$t" || { rmdir "$t"; [ ! -e "$f" ] || return 1; }; }
+    elif [ -e "$f" ]; then : > "$t" && { mount --bind "$f" "$t" || { rm "$t"; [ ! -e "$f" ] || return 1; }; }
     fi
-  done 2>/dev/null
+  done
   return 0
 }
-few_entries() { set -- "$1"/*; [ $# -le ${MAX_ENTRIES} ]; }
-lay_root() {
-  mount -t tmpfs -o mode=755 lpk "$1" && mount --make-unbindable "$1" && bind_entries '' "$1" &&
-  mkdir "$1/.lpk-old" && cd "$1" && pivot_root . .lpk-old && cd / && umount -l /.lpk-old && rmdir /.lpk-old
+may_bind_entries() { [ -r "$1/" ] && { set -- "$1"/*; [ $# -le ${MAX_ENTRIES} ]; }; }
+lay_entries() {
+  may_bind_entries "\${1%/}" && mount -t tmpfs -o mode=755 lpk "$2" && mount --make-unbindable "$2" &&
+  bind_entries "\${1%/}" "$2" || { umount -l "$2"; return 1; }
+  if [ "$1" = / ]; then
+    mkdir "$2/.lpk-old" && cd "$2" && pivot_root . .lpk-old && cd / && umount -l /.lpk-old && rmdir /.lpk-old
+  else mount -n --move "$2" "$1"
+  fi && mount --make-private "$1"
 }
-lay_tmpfs() {
-  few_entries "$1" && mount --rbind "$1" "$2" && mount -t tmpfs -o mode=755 lpk "$1" && bind_entries "$2" "$1"
-  umount -l "$2"
+has_mounts() {
+  while read -r _ _ _ _ at _; do case $at in "$1"/*) return 0 ;; esac; done </proc/self/mountinfo
+  return 1
 }
 lay_overlay() {
-  case $1$2 in *[:,\\]*) return 1 ;; esac
-  mkdir "$2/up" "$2/work" &&
+  case $1$2 in *[!A-Za-z0-9/._-]*) return 1 ;; esac
+  ! has_mounts "$1" && mkdir "$2/up" "$2/work" &&
   mount -t overlay -o "lowerdir=$1,upperdir=$2/up,workdir=$2/work,userxattr" lpk "$1"
 }
 lay() {
-  mkdir -p "$2/place" || return
-  if [ "$1" = / ]; then lay_root "$2/place"; else lay_overlay "$1" "$2" 2>/dev/null || lay_tmpfs "$1" "$2/place"; fi
+  mkdir -p "$3/place" || return
+  { [ "$2" = overlay ] && lay_overlay "$1" "$3"; } || lay_entries "$1" "$3/place"
 }
 show() {
+  case $refused in *" $5 "*) echo "nothing can be laid over its folder"; return 1 ;; esac
   if [ "$2" = folder ]; then mkdir -p "$4"; else mkdir -p "\${4%/*}/" && { [ -e "$4" ] || : > "$4"; }; fi &&
   mount --bind "$1" "$4" && { [ "$3" = rw ] || mount -o remount,bind,ro "$4"; }
 }
 while [ $# -gt 0 ]; do
   if [ "$1" = base ]; then
-    n=$((n + 1)); (lay "$2" "$work/$n") 2>/dev/null; shift 2
+    n=$((n + 1)); (lay "$2" "$3" "$work/$n") 2>/dev/null || refused="$refused$n "; shift 3
   else
-    if why=$(show "$2" "$3" "$4" "$5" 2>&1); then echo "ok $m"; else echo "no $m $why" | head -n 1; fi
-    m=$((m + 1)); shift 5
+    if why=$(show "$2" "$3" "$4" "$5" "$6" 2>&1); then echo "ok $m"; else echo "no $m $why" | head -n 1; fi
+    m=$((m + 1)); shift 6
   fi
 done
 cd -- "$cwd" && echo ready && exec cat >/dev/null
@@ -84,14 +90,19 @@ export async function mountVolumes(given: { placements: Placement[]; work: strin
   if (process.platform !== 'linux') throw new Error('only Linux has mount namespaces');
   const [unshare, nsenter] = ['unshare', 'nsenter'].map(tool) as [string, string];
   const isRoot = process.getuid?.() === 0;
-  const bases = [...new Set(placements.flatMap(({ base }) => base ?? []))].sort((a, b) => a.length - b.length);
+  const bases = new Map(placements.flatMap(({ base }) => (base ? [[base.folder, base.lay]] : [])));
+  const outermostFirst = [...bases].sort(([a], [b]) => a.length - b.length);
+  const numberOf = new Map(outermostFirst.map(([folder], i) => [folder, i + 1]));
   const child = spawn(
     unshare,
     [
       ...(isRoot ? [] : ['--user', '--map-current-user', '--keep-caps']),
       ...['--mount', '--propagation', 'slave', '/bin/sh', '-c', SCRIPT, 'lpk-volumes', work, cwd],
-      ...bases.flatMap((base) => ['base', base]),
-      ...placements.flatMap(({ mount, point }) => ['mount', mount.source, mount.kind, mount.access, point]),
+      ...outermostFirst.flatMap((base) => ['base', ...base]),
+      ...placements.flatMap(({ mount, point, base }) => {
+        const number = base ? numberOf.get(base.folder) : 0;
+        return ['mount', mount.source, mount.kind, mount.access, point, `${number}`];
+      }),
     ],
     // In a session of its own: Ctrl-C is not for it.
     { stdio: ['pipe', 'pipe', 'pipe'], detached: true, cwd: '/', env: { PATH: TOOL_FOLDERS.join(':'), LC_ALL: 'C' } },

@@ -8,8 +8,22 @@ export type Placement = {
   mount: Mount;
   /** Where it is mounted: `path` without links. */
   point: string;
-  /** The nearest folder there is, when `point` has yet to be made in it, unseen by others. */
-  base: string | undefined;
+  /** The nearest folder there is, when `point` has yet to be made in it, unseen by others, in something laid over it. */
+  base: { folder: string; lay: Lay } | undefined;
+};
+
+/**
+ * `entries`: what is in the folder is bound into a new one, and so stays real and may be written to. `overlay`: also shows what is new or
+ * replaced by another name's file later, and takes or refuses all that is written below.
+ */
+export type Lay = 'entries' | 'overlay';
+
+/** What the laptop's programs need. */
+export type Own = {
+  /** Which no mount may hide. */
+  paths: string[];
+  /** Where the person's own files are, even when the person is root. */
+  folders: string[];
 };
 
 export type Plan = {
@@ -43,13 +57,16 @@ const SYSTEM = [
   ...['/var/lib', '/var/run', '/var/tmp', '/var/log', '/run/user'],
 ];
 const SYSTEM_TREES = ['/dev', '/proc', '/sys'];
+/** Of a folder where everybody may make something: inode(7). */
+const STICKY = 0o1000;
+/** Whose files are replaced, not written to, when they change (resolv.conf, hosts), and where only root writes. */
+const SETTINGS = '/etc';
 
 /**
- * Where each mount goes. `own`: paths that the laptop's programs need, which no mount may hide. A mount point that is missing is made in
- * the person's own folders (an overlay there would swallow what the program writes), else, as root's folders are not ours to change, in
- * something laid over the nearest folder.
+ * Where each mount goes. A mount point that is missing is made in the person's own folders (something laid over them would swallow what the
+ * program writes), else, as root's folders are not ours to change, in something laid over the nearest folder.
  */
-export function planPlacements(mounts: Mount[], own: string[]): Plan {
+export function planPlacements(mounts: Mount[], own: Own): Plan {
   const plan: Plan = { placements: [], made: [], left: new Map() };
   for (const mount of mounts.toSorted((a, b) => (a.path < b.path ? -1 : 1))) {
     const outer = plan.placements.findLast((each) => mount.path.startsWith(`${each.mount.path}/`));
@@ -62,15 +79,15 @@ export function planPlacements(mounts: Mount[], own: string[]): Plan {
     try {
       const { existing, missing } = nearest(mount.path);
       const point = path.join(existing, ...missing);
-      if (hides(point, own)) throw new Error('it would hide the laptop’s own');
+      if (hides(point, own.paths)) throw new Error('it would hide the laptop’s own');
       if (missing.length === 0) {
         if (statSync(point).isDirectory() !== (mount.kind === 'folder'))
           throw new Error('the laptop has something else there');
         plan.placements.push({ mount, point, base: undefined });
-      } else if (isPersons(existing)) {
+      } else if (isPersons(existing, own.folders)) {
         make(point, existing, missing, mount.kind, plan.made);
         plan.placements.push({ mount, point, base: undefined });
-      } else plan.placements.push({ mount, point, base: existing });
+      } else plan.placements.push({ mount, point, base: { folder: existing, lay: layOf(existing, own.paths) } });
     } catch (error) {
       plan.left.set(mount.path, error instanceof Error ? error.message : String(error));
     }
@@ -81,8 +98,25 @@ export function planPlacements(mounts: Mount[], own: string[]): Plan {
 /** Whether something over `point` would take away what the laptop needs. */
 export function hides(point: string, own: string[]): boolean {
   if (SYSTEM.includes(point)) return true;
-  if (SYSTEM_TREES.some((tree) => point === tree || point.startsWith(`${tree}/`))) return true;
-  return own.some((each) => each === point || each.startsWith(`${point}/`));
+  if (SYSTEM_TREES.some((tree) => isIn(point, tree))) return true;
+  return own.some((each) => isIn(each, point));
+}
+
+/**
+ * The folders of these that are a person's: `/` and the like are not, even when somebody works there.
+ */
+export function personsFolders(folders: string[]): string[] {
+  return folders.filter((each) => !SYSTEM.includes(each) || ['/root', '/tmp', '/var/tmp'].includes(each));
+}
+
+/** What is laid over `folder`, where only root may make something. `paths`: which the laptop's programs need. */
+export function layOf(folder: string, paths: string[], isRoot = process.getuid?.() === 0): Lay {
+  const isReadOnly = !isRoot && isIn(folder, SETTINGS) && !paths.some((each) => isIn(each, folder));
+  return isReadOnly ? 'overlay' : 'entries';
+}
+
+function isIn(at: string, folder: string): boolean {
+  return at === folder || at.startsWith(`${folder}/`);
 }
 
 /** The nearest folder there is, without links, and the names that are missing below it. */
@@ -101,13 +135,15 @@ function nearest(wanted: string): { existing: string; missing: string[] } {
   }
 }
 
-function isPersons(folder: string): boolean {
+function isPersons(folder: string, folders: string[]): boolean {
   try {
     accessSync(folder, constants.W_OK);
   } catch {
     return false;
   }
-  return process.getuid?.() !== 0 || statSync(folder).uid !== 0;
+  if (process.getuid?.() !== 0 || folders.some((each) => isIn(folder, each))) return true;
+  const { uid, mode } = statSync(folder);
+  return uid !== 0 || (mode & STICKY) !== 0;
 }
 
 function make(point: string, existing: string, missing: string[], kind: Mount['kind'], made: string[]): void {

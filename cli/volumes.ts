@@ -1,4 +1,4 @@
-import { mkdirSync, mkdtempSync, rmdirSync, rmSync, statSync, unlinkSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, realpathSync, rmdirSync, rmSync, statSync, unlinkSync } from 'node:fs';
 import { homedir, tmpdir } from 'node:os';
 import path from 'node:path';
 import { AGENT_VOLUME } from '../agent/deploy/agent-container.ts';
@@ -11,7 +11,7 @@ import { VolumeCopy } from './volume-copy.ts';
 import { type Agent, VolumeFollower } from './volume-follower.ts';
 import { guardCopies, guardPoints } from './volume-guard.ts';
 import { type Mounted, mountVolumes, type Wrap } from './volume-mounts.ts';
-import { type Mount, planPlacements } from './volume-places.ts';
+import { type Mount, personsFolders, planPlacements } from './volume-places.ts';
 import { finishWrites } from './volume-unwritten.ts';
 import { count, shown, size } from './volume-words.ts';
 
@@ -182,8 +182,10 @@ async function place(mounts: Mount[], folder: string, undo: Undo): Promise<Place
   });
   if (process.platform !== 'linux') return nowhere('only Linux can show it at its path');
   const cwd = process.cwd();
-  const own = [cwd, homedir(), tmpdir(), folder, process.execPath, ...(process.env.PATH ?? '').split(path.delimiter)];
-  const { placements, made, left } = planPlacements(mounts, own.filter(path.isAbsolute));
+  const persons = withRealPaths([cwd, homedir(), tmpdir(), '/tmp', '/var/tmp']);
+  const needed = withRealPaths([folder, process.execPath, ...(process.env.PATH ?? '').split(path.delimiter)]);
+  const own = { paths: [...persons, ...needed], folders: personsFolders(persons) };
+  const { placements, made, left } = planPlacements(mounts, own);
   if (made.length > 0) {
     const dismiss = guardPoints(made.toReversed());
     undo.add('remove the mount points of the volumes', async () => {
@@ -204,6 +206,17 @@ async function place(mounts: Mount[], folder: string, undo: Undo): Promise<Place
   for (const [at, why] of mounted.left) left.set(at, why);
   const placed = placements.map(({ mount }) => mount.path).filter((at) => !left.has(at));
   return { wrap: mounted.wrap, placed, left };
+}
+
+/** Each as it is called, and without links. */
+function withRealPaths(names: string[]): string[] {
+  return names.filter(path.isAbsolute).flatMap((name) => {
+    try {
+      return [name, realpathSync(name)];
+    } catch {
+      return [name]; // it is missing
+    }
+  });
 }
 
 /** What is no longer as it was made stays. */
