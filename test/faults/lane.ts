@@ -7,6 +7,7 @@ import { waitRollout } from '../../agent/deploy/rollout.ts';
 import { workloadRef } from '../../agent/deploy/workload.ts';
 import { revisionsOnLease } from '../../agent/restore/lease.ts';
 import { SESSION_ANNOTATION } from '../../agent/restore/record.ts';
+import { kubectl } from '../cluster/cluster.ts';
 import { Lpk } from '../e2e/lpk.ts';
 import { Scene } from '../e2e/scene.ts';
 import { eventually } from '../e2e/shop.ts';
@@ -26,6 +27,7 @@ export class Lane {
   readonly kind: LaneKind;
   readonly #dir: string;
   readonly #all: Lpk[] = [];
+  #marks = 0;
   #before: Json;
 
   private constructor(scene: Scene, kind: LaneKind, relay: Relay, dir: string, before: Json) {
@@ -71,6 +73,11 @@ export class Lane {
     return this.#all.join('\n');
   }
 
+  /** Name of a file that is not there yet, for a process to say that something happened. */
+  mark(): string {
+    return path.join(this.#dir, `mark-${this.#marks++}`);
+  }
+
   lpk(args: string[], around?: (command: string[]) => string[]): Lpk {
     const [verb = '', ...rest] = args;
     const where = ['-n', this.scene.namespace, '--kubeconfig', this.kubeconfig];
@@ -80,8 +87,8 @@ export class Lane {
   }
 
   /** lpk that takes the place of `web`, as it is begun. */
-  begin(args: string[] = [], around?: (command: string[]) => string[]): Lpk {
-    const ports = `${this.scene.localPort}:8080`;
+  begin(args: string[] = [], around?: (command: string[]) => string[], localPort = this.scene.localPort): Lpk {
+    const ports = `${localPort}:8080`;
     return this.lpk(['connect', `${this.kind}/web`, '-p', ports, ...args], around);
   }
 
@@ -118,8 +125,11 @@ export class Lane {
     return (items as Json[]).some(({ metadata }) => metadata.name.startsWith('lpk-'));
   }
 
-  /** Starts the session's restorer again with a fail point (fail-point.ts), and waits until it runs. */
-  async failRestorer(id: string, program: string, point: string): Promise<void> {
+  /**
+   * Starts the session's restorer again with a fail point (fail-point.ts), and waits until it runs. @returns a promise of what it
+   * says until its first container ends.
+   */
+  async failRestorer(id: string, program: string, point: string): Promise<{ said: Promise<string> }> {
     const name = `lpk-${id}`;
     const text = readFileSync(program, 'utf8');
     await this.scene.apply({
@@ -147,6 +157,10 @@ export class Lane {
       contentType: 'application/json-patch+json',
     });
     await waitRollout(this.scene.cluster, restorer, { signal: AbortSignal.timeout(PATIENCE_MS) });
+    const [pod] = (await this.podsOf(id)).filter(({ metadata }) => !metadata.deletionTimestamp);
+    const said = kubectl(['logs', '--follow', pod.metadata.name, '-n', this.scene.namespace]);
+    said.catch(() => {}); // told by who asks for it
+    return { said };
   }
 
   async workload(): Promise<Json> {
