@@ -10,7 +10,7 @@ import { findings, findingText } from './doctor.ts';
 import { keptLogs, strangeFolders } from './log-file.ts';
 import { type Mask, maskAll } from './mask.ts';
 import type { Output } from './output.ts';
-import { printable } from './printable.ts';
+import { printableLines } from './printable.ts';
 import { runningProxies } from './proxy-control.ts';
 import { proxyText } from './proxy-verbs.ts';
 import { readableSpan } from './readable-time.ts';
@@ -59,7 +59,7 @@ class Report {
 
   add(text: string, event: string, fields: object): void {
     const { mask } = this.#output;
-    const line = mask.apply(text).split('\n').map(printable).join('\n');
+    const line = printableLines(mask.apply(text));
     const masked = maskAll(fields, mask);
     this.#lines.push(line);
     this.#objects.push(JSON.stringify({ event, ...masked }));

@@ -10,6 +10,7 @@ import { openCluster } from './cluster.ts';
 import type { EnvFormat, EnvOptions } from './env-options.ts';
 import { childEnvironment } from './environment.ts';
 import type { Output } from './output.ts';
+import { printable } from './printable.ts';
 import { shellLines } from './proxy-env.ts';
 import { askSession, type SessionEnvironment } from './session-control.ts';
 import { sessionsHere } from './sessions-here.ts';
@@ -80,34 +81,58 @@ function tell({ variables: pod, whole }: SessionEnvironment, options: EnvOptions
   const { env: variables } = childEnvironment({ laptop: {}, pod, choice: options.environment });
   const names = Object.keys(variables).sort();
   const sorted = Object.fromEntries(names.map((name) => [name, variables[name] as string]));
-  const left = names.filter((name) => options.format === 'docker' && sorted[name]?.includes('\n'));
-  if (left.length > 0) output.warn(`docker's --env-file knows no newline: left out ${left.join(', ')}`);
-  output.result(environmentText(options.format, sorted), 'env', { variables: sorted });
+  const { text, leftOut } = environmentText(options.format, sorted);
+  if (leftOut.length > 0) {
+    output.warn(`left out, as ${options.format} has no words for them: ${leftOut.map(printable).join(', ')}`);
+  }
+  output.result(text, 'env', { variables: sorted });
 }
 
-/** Lines of the format; what it has no words for is left out. */
-export function environmentText(format: EnvFormat, variables: Record<string, string>): string {
-  const all = Object.entries(variables);
+/**
+ * The names that every reader of a format takes for a name. An image may have others: what follows a newline in one would be a line of
+ * its own, past the filter of what is the laptop's own, and what follows a `#` a comment.
+ */
+const NAMES = {
+  shell: /^[A-Za-z_]\w*$/,
+  dotenv: /^[\w.-]+$/,
+  docker: /^(?!#)[!-<>-~]+$/,
+};
+
+/** Lines of the format; `leftOut`: names of what it has no words for. */
+export function environmentText(
+  format: EnvFormat,
+  variables: Record<string, string>,
+): { text: string; leftOut: string[] } {
+  if (format === 'json') return { text: JSON.stringify(variables, undefined, 2), leftOut: [] };
+  const lines: string[] = [];
+  const leftOut: string[] = [];
+  for (const [name, value] of Object.entries(variables)) {
+    const line = NAMES[format].test(name) ? lineOf(format, name, value) : undefined;
+    if (line === undefined) leftOut.push(name);
+    else lines.push(line);
+  }
+  return { text: lines.join('\n'), leftOut };
+}
+
+function lineOf(format: keyof typeof NAMES, name: string, value: string): string | undefined {
   switch (format) {
     case 'shell':
-      return shellLines('sh', Object.fromEntries(all.filter(([name]) => /^[A-Za-z_]\w*$/.test(name)))).join('\n');
-    case 'dotenv':
-      return all.map(([name, value]) => `${name}=${dotenvQuoted(value)}`).join('\n');
+      return shellLines('sh', { [name]: value }).join('\n');
     case 'docker': // every byte after the first = is the value
-      return all
-        .filter(([, value]) => !value.includes('\n'))
-        .map(([name, value]) => `${name}=${value}`)
-        .join('\n');
-    case 'json':
-      return JSON.stringify(variables, undefined, 2);
+      return value.includes('\n') ? undefined : `${name}=${value}`;
+    case 'dotenv': {
+      const quoted = dotenvQuoted(value);
+      return quoted === undefined ? undefined : `${name}=${quoted}`;
+    }
   }
 }
 
 /** As Node's util.parseEnv, and the dotenv packages of other languages, read it back. */
-function dotenvQuoted(value: string): string {
+function dotenvQuoted(value: string): string | undefined {
   if (/^[\w./:@%+,-]*$/.test(value)) return value;
   if (!value.includes("'")) return `'${value}'`;
   if (!value.includes('"') && !value.includes('\\')) return `"${value.replaceAll('\n', '\\n')}"`;
+  if (/[\r\n]/.test(value)) return undefined; // few but JavaScript's know backticks: the others would read each line by itself
   if (!value.includes('`')) return `\`${value}\``;
-  return `"${value.replaceAll('"', '\\"').replaceAll('\n', '\\n')}"`;
+  return `"${value.replaceAll('"', '\\"')}"`;
 }

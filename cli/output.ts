@@ -2,6 +2,7 @@ import { LpkError } from '../agent/wire/errors.ts';
 import { HINTS } from './hints.ts';
 import type { Log } from './log.ts';
 import { Mask } from './mask.ts';
+import { printableLines } from './printable.ts';
 
 export type Format = 'text' | 'json';
 
@@ -181,11 +182,11 @@ export class Output {
     this.#log?.mask.hide(values, but);
   }
 
-  /** What was asked for: a line on stdout, or its event. */
+  /** What was asked for: a line on stdout, or its event. A terminal gets no control characters, whoever the text is from. */
   result(text: string, event: string, fields: Fields = {}): void {
     if (this.format === 'json') return this.#emit(event, fields);
     this.#clear();
-    this.#write(this.#stdout, `${text}\n`);
+    this.#write(this.#stdout, `${this.#stdout.isTTY ? printableLines(text) : text}\n`);
     this.#draw();
   }
 

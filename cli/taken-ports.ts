@@ -1,6 +1,7 @@
 import type { Ask } from './ask.ts';
 import { type Listener, listenersOf, stopListeners } from './free-port.ts';
 import type { Output } from './output.ts';
+import { printable } from './printable.ts';
 
 /**
  * Says who already listens on the ports that are wanted, and stops them when told to: by `free` at once, else by the person, if
@@ -36,5 +37,5 @@ export async function freePorts(
 }
 
 function describe({ pid, name }: Listener): string {
-  return pid === undefined ? 'a process' : `${name || 'a process'} (pid ${pid})`;
+  return pid === undefined ? 'a process' : `${printable(name || 'a process')} (pid ${pid})`;
 }

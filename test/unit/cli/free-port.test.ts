@@ -142,6 +142,16 @@ test('a taken port is reported, offered, or freed', linux, async () => {
   assert.equal(asked.length, 1, '--free-ports does not ask');
 });
 
+test('a process’s name is no command for the terminal', linux, async () => {
+  const program = `process.title = '\\x1b]0;x'; const s = require('net').createServer().listen(0, '127.0.0.1', () => console.log(s.address().port));`;
+  const child = spawn(process.execPath, ['-e', program], { stdio: ['ignore', 'pipe', 'inherit'] });
+  children.push(child);
+  const [line] = await once(child.stdout as NodeJS.ReadableStream, 'data');
+  const { lines, output } = told();
+  await freePorts([Number(String(line))], { free: false, ask: undefined, output });
+  assert.match(lines.join('\n'), /is taken by \\u\{1b\}\]0;x \(pid \d+\)/);
+});
+
 test('/proc/net/tcp', () => {
   const table = `  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
    0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 81273 1 0000000000000000 100 0 0 10 0

@@ -213,3 +213,14 @@ test('a reader that goes away is no error', async () => {
   const [code, signal] = await once(child, 'exit');
   assert.deepEqual([code, signal], [7, null]);
 });
+
+test('what was asked for is as it is for programs, and without control characters on a terminal', () => {
+  const { output, stdout } = open();
+  const text = "export A='\x1b]0;title\x07\x9b2J';\nexport B='ä';";
+  output.result(text, 'env');
+  assert.equal(stdout.text, `${text}\n`);
+  stdout.isTTY = true;
+  output.result(text, 'env');
+  const shown = "export A='\\u{1b}]0;title\\u{7}\\u{9b}2J';\nexport B='ä';\n";
+  assert.equal(stdout.text, `${text}\n${shown}`);
+});
