@@ -26,8 +26,8 @@ export type AttachmentOptions = {
   /** Container's port → laptop's port. */
   ports: Map<number, number>;
   route: Route;
-  /** Says why the workload is no longer this session's: a sentence without its end. */
-  whyEnded?: () => Promise<string>;
+  /** Says why the workload is no longer this session's: a sentence without its end. `otherwise`: when nobody says who did it. */
+  whyEnded?: (otherwise: string) => Promise<string>;
   /** The cluster has no room for the agents' pods: makes some. @returns whether it could. */
   makeRoom?: () => Promise<boolean>;
 };
@@ -229,12 +229,15 @@ export class Attachment extends EventEmitter<AttachmentEvents> {
       holder = sessionOf(await readWorkload(cluster, target));
     } catch (error) {
       if (!(error instanceof LpkError) || error.code !== 'not-found') return; // can't tell now; the next event asks again
-      throw new LpkError('session-ended', `${name} was deleted`, { cause: error });
+      throw new LpkError('session-ended', await this.#whyEnded(`${name} was deleted`), { cause: error });
     }
     if (this.#closed || holder?.id === session) return;
     const by = holder ? `; now ${holder.owner} on ${holder.host} has it` : '';
-    const why = (await this.#options.whyEnded?.()) ?? `${name} was put back by somebody else`;
-    throw new LpkError('session-ended', `${why}${by}`);
+    throw new LpkError('session-ended', `${await this.#whyEnded(`${name} was put back by somebody else`)}${by}`);
+  }
+
+  async #whyEnded(otherwise: string): Promise<string> {
+    return (await this.#options.whyEnded?.(otherwise)) ?? otherwise;
   }
 
   /** A new session: deliver what it accepts, and have the agent listen where the laptop does. */

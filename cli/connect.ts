@@ -251,7 +251,7 @@ export async function swap({
     transports: chosen,
     ports,
     route,
-    whyEnded: () => whyEnded(guarded, keeper),
+    whyEnded: (otherwise) => whyEnded(guarded, keeper, otherwise),
     makeRoom: () => giveUpRestorer(guarded, keeper),
   });
   undo.add('leave the agents', async () => attachment.close());

@@ -104,11 +104,12 @@ async function tellHere(report: Report): Promise<void> {
 }
 
 function sessionText(status: SessionStatus): string {
-  const { workload, namespace, context, pid, link, transport, pods, rttMs, proxyPort, ports, variables } = status;
+  const { workload, beside, namespace, context, pid, link, transport, pods, rttMs, proxyPort, ports, variables } =
+    status;
   const far = rttMs === undefined ? '' : `, ${rttMs.toFixed(1)} ms away`;
   const served = ports.map(({ containerPort, laptopPort }) => `${containerPort} → 127.0.0.1:${laptopPort}`);
   return [
-    `session: ${workload} in ${namespace} (${context}), process ${pid}`,
+    `session: ${workload}${beside ? ` beside ${beside}` : ''} in ${namespace} (${context}), process ${pid}`,
     `  link      ${link}, by ${transport} to ${pods.join(', ') || 'no pod'}${far}`,
     `  ports     ${served.join(', ') || 'none'}; proxy 127.0.0.1:${proxyPort}`,
     `  variables ${variables.handed.join(', ') || 'handed to no command'}`,

@@ -1,9 +1,10 @@
 import { concernsCluster, readContainerEnvironment } from '../agent/deploy/container-environment.ts';
 import { findTarget, parseTarget, type Target } from '../agent/deploy/find.ts';
 import type { Cluster } from '../agent/deploy/kube.ts';
+import { sessionsBeside } from '../agent/deploy/pod-sessions.ts';
 import { preflightVariables } from '../agent/deploy/preflight.ts';
 import { workloadName } from '../agent/deploy/workload.ts';
-import { sessionOf } from '../agent/restore/record.ts';
+import { type SessionRecord, sessionOf } from '../agent/restore/record.ts';
 import { LpkError } from '../agent/wire/errors.ts';
 import { canAsk, openAsk } from './ask.ts';
 import { openCluster } from './cluster.ts';
@@ -23,7 +24,7 @@ export async function env(options: EnvOptions, output: Output): Promise<number> 
   const cluster = await openCluster(options, output);
   try {
     const target = await findTarget(cluster, parseTarget(options.target), { container: options.container });
-    const found = (await fromSession(target, output)) ?? (await fromContainer(cluster, target));
+    const found = (await fromSession(cluster, target, output)) ?? (await fromContainer(cluster, target));
     if (!('why' in found)) {
       tell(found, options, output);
       return 0;
@@ -51,18 +52,33 @@ export async function env(options: EnvOptions, output: Output): Promise<number> 
   }
 }
 
-async function fromSession(target: Target, output: Output): Promise<SessionEnvironment | undefined> {
-  const { id, container } = sessionOf(target.workload) ?? {};
-  const pid = id === undefined ? undefined : sessionsHere().get(id);
-  if (id === undefined || pid === undefined || container !== target.container) return undefined;
-  try {
-    const found = await askSession(id, 'environment');
-    output.say(`from your session of ${workloadName(target)}, process ${pid}`, 'from-session', { session: id, pid });
-    return found;
-  } catch (error) {
-    output.note('env', `process ${pid} has the session and does not answer: ${error}`);
-    return undefined; // it starts, or ends
+async function fromSession(cluster: Cluster, target: Target, output: Output): Promise<SessionEnvironment | undefined> {
+  const here = sessionsHere();
+  if (here.size === 0) return undefined;
+  for (const { id, container } of await recordsOf(cluster, target)) {
+    const pid = here.get(id);
+    if (pid === undefined || container !== target.container) continue;
+    try {
+      const found = await askSession(id, 'environment');
+      output.say(`from your session of ${workloadName(target)}, process ${pid}`, 'from-session', { session: id, pid });
+      return found;
+    } catch (error) {
+      // It starts, or ends.
+      output.note('env', `process ${pid} has the session and does not answer: ${error}`);
+    }
   }
+  return undefined;
+}
+
+/** Of the session that has the target, or of those with a pod beside its, which is of the same make. */
+async function recordsOf(cluster: Cluster, target: Target): Promise<SessionRecord[]> {
+  const record = sessionOf(target.workload);
+  if (record) return [record];
+  const beside = await sessionsBeside(cluster, target).catch((error: unknown) => {
+    if (error instanceof LpkError && error.code === 'forbidden') return [];
+    throw error;
+  });
+  return beside.map((session) => session.record);
 }
 
 async function fromContainer(cluster: Cluster, target: Target): Promise<SessionEnvironment | { why: LpkError }> {

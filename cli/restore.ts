@@ -3,6 +3,7 @@ import { findWorkload, parseTarget } from '../agent/deploy/find.ts';
 import { helpsToRestore } from '../agent/deploy/helpful-rights.ts';
 import { forgetHistory, withAgentsInHistory } from '../agent/deploy/history.ts';
 import type { Cluster } from '../agent/deploy/kube.ts';
+import { sessionsBeside } from '../agent/deploy/pod-sessions.ts';
 import { preflightRestore } from '../agent/deploy/preflight.ts';
 import { leaseHolder } from '../agent/deploy/restorer.ts';
 import { waitRollout } from '../agent/deploy/rollout.ts';
@@ -75,6 +76,7 @@ async function restoreTarget(
   );
   const workload = lasting?.workload ?? (await findWorkload(cluster, ref));
   await checkRights(cluster, workload, options, around);
+  const ended = await restoreBeside(cluster, workload, options, around);
   const outcome = await restoreWorkload(cluster, { ...workload, ...(lasting ? { session: lasting.id } : {}) });
   const undone = isUndone(outcome);
   if (undone) tellRestored(workload, { session: lasting?.record, ...outcome }, around);
@@ -94,7 +96,7 @@ async function restoreTarget(
       ...fields,
       pods: deleted,
     });
-  } else if (!undone && !inHistory && removed + failures === 0) {
+  } else if (!undone && !inHistory && ended + removed + failures === 0) {
     throw new LpkError(
       'not-found',
       `${name} in namespace ${workload.namespace} is not held by any session: nothing to restore`,
@@ -102,6 +104,27 @@ async function restoreTarget(
   }
   if (outcome.workload === 'restored' && options.wait) await waitFor(cluster, workload, around);
   return failures > 0 ? 1 : 0;
+}
+
+/** Ends the sessions with a pod of their own beside the workload's, unless one holds the workload itself. @returns how many. */
+async function restoreBeside(
+  cluster: Cluster,
+  workload: WorkloadRef,
+  options: RestoreOptions,
+  around: Surroundings,
+): Promise<number> {
+  if (workload.kind !== 'deployment' || sessionOf(await readWorkload(cluster, workload))) return 0;
+  // Who may list neither ConfigMaps nor pods names the pod itself.
+  const beside = await sessionsBeside(cluster, workload).catch((error: unknown) => {
+    if (error instanceof LpkError && error.code === 'forbidden') return [];
+    throw error;
+  });
+  for (const { id, workload: pod, record } of beside) {
+    await checkRights(cluster, pod, options, around);
+    const outcome = await restoreWorkload(cluster, { ...pod, session: id });
+    tellRestored(pod, { ...outcome, workload: 'removed', session: record }, around);
+  }
+  return beside.length;
 }
 
 /** Before anything is changed. LpkError `forbidden`, what requests throw. */
@@ -277,11 +300,11 @@ function isUndone({ workload }: RestoreOutcome): boolean {
 function tellRestored(workload: WorkloadRef, outcome: RestoreOutcome, { output, me }: Surroundings): void {
   const name = workloadName(workload);
   const session = outcome.session as NonNullable<RestoreOutcome['session']>;
-  const { owner, host, since } = session;
+  const { owner, host, since, beside } = session;
   const whose = owner === me.owner && host === me.host ? 'your session' : `the session of ${owner} on ${host}`;
-  const fields = { workload: name, namespace: workload.namespace, owner, host, since, kept: outcome.kept };
+  const fields = { workload: name, beside, namespace: workload.namespace, owner, host, since, kept: outcome.kept };
   output.result(
-    `${outcome.workload} ${name} in namespace ${workload.namespace}: ${whose} since ${readable(since)}`,
+    `${outcome.workload} ${name}${beside ? ` beside ${beside}` : ''} in namespace ${workload.namespace}: ${whose} since ${readable(since)}`,
     'restored',
     fields,
   );

@@ -20,6 +20,8 @@ export type SessionStatus = {
   context: string;
   namespace: string;
   workload: string;
+  /** Of a pod of lpk's own: the workload beside whose pods it stands. */
+  beside?: string;
   container: string;
   pods: string[];
   transport: Transport;
@@ -52,6 +54,7 @@ export function sessionStatus(given: {
     context: cluster.context,
     namespace: target.namespace,
     workload: workloadName(target),
+    beside: target.beside && workloadName(target.beside),
     container: target.container,
     pods: attachment.pods,
     transport: attachment.transport,

@@ -138,8 +138,12 @@ export function sayWithout(output: Output, why: string, remedy: string): void {
   output.say(`no restorer: ${why}; \`${remedy}\` puts it back if this laptop dies`, 'no-restorer');
 }
 
-/** Why a session is over that its holder did not end: `was released by bob on host-b`, … */
-export async function whyEnded(given: Omit<Guarded, 'check'>, keeper: LeaseKeeper | undefined): Promise<string> {
+/** Why a session is over that its holder did not end: `was taken back by bob on host-b`, …; `otherwise` when nothing tells. */
+export async function whyEnded(
+  given: Omit<Guarded, 'check'>,
+  keeper: LeaseKeeper | undefined,
+  otherwise: string,
+): Promise<string> {
   const { cluster, target, session, silenceMs, restorer } = given;
   const lease = await cluster
     .request('GET', leasePath(target.namespace, session), { timeoutMs: RENEWAL_TIMEOUT_MS })
@@ -151,5 +155,5 @@ export async function whyEnded(given: Omit<Guarded, 'check'>, keeper: LeaseKeepe
     const seconds = Math.round(silentMs / 1_000);
     return `${workloadName(target)} was put back by its restorer: this laptop was not heard of for ${seconds} s (--restore-after ${silenceMs / 1_000})`;
   }
-  return `${workloadName(target)} was put back by somebody else`;
+  return otherwise;
 }

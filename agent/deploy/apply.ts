@@ -10,6 +10,7 @@ import {
   heldError,
   POD_ANNOTATION,
   type PodRecord,
+  podRecordOf,
   type SessionRecord,
   sessionOf,
 } from '../restore/record.ts';
@@ -38,6 +39,7 @@ import {
   isUnknownKind,
   kindOf,
   listPath,
+  METADATA_ONLY,
   readWorkload,
   selectorString,
   type WorkloadKind,
@@ -305,8 +307,6 @@ export type FoundSession = {
 /** As owners name them. */
 const RARE: Partial<Record<WorkloadKind, string>> = { replicaset: 'ReplicaSet', rollout: 'Rollout' };
 
-const METADATA_ONLY = 'application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json';
-
 /** All sessions in the cluster's namespace or in all: held workloads, and objects whose session no workload holds. */
 export async function findSessions(
   cluster: Cluster,
@@ -341,9 +341,7 @@ export async function findSessions(
     }
   }
   const known = new Map(sessions.map((each) => [`${each.namespace}/${each.id}`, each]));
-  const labelSelector = Object.entries(MANAGED_BY)
-    .map(([key, value]) => `${key}=${value}`)
-    .join(',');
+  const labelSelector = selectorString({ matchLabels: MANAGED_BY });
   const lists: [path: string, accept: string | undefined][] = [
     [leasesPath(namespace), undefined], // first, as a Lease owns the others
     [`/api/v1/${namespace ? `namespaces/${namespace}/` : ''}configmaps`, METADATA_ONLY],
@@ -369,7 +367,7 @@ export async function findSessions(
       const session: FoundSession = known.get(key) ?? { id, namespace: of, createdAt, ...(proxy ? { proxy } : {}) };
       const owner = owners.find((each) => kindOf(each));
       if (owner && !session.workload) session.owner = workloadRef(kindOf(owner) as WorkloadKind, of, owner.name);
-      const pod = podOf(metadata);
+      const pod = podRecordOf(metadata);
       if (pod) Object.assign(session, { workload: workloadRef('pod', of, pod.pod), record: pod });
       if (spec?.renewTime) {
         const renewedAt = new Date(renewedMs({ metadata, spec })).toISOString();
@@ -380,16 +378,6 @@ export async function findSessions(
     }
   }
   return sessions;
-}
-
-/** Of a session that holds a pod: by its ConfigMap. */
-function podOf({ annotations }: Json): PodRecord | undefined {
-  try {
-    const record = JSON.parse(annotations?.[POD_ANNOTATION] ?? 'null');
-    return record?.v === 1 ? record : undefined;
-  } catch {
-    return undefined;
-  }
 }
 
 /** Removes what a session without a workload left; of a proxy, its pod too. LpkError: what requests throw. */

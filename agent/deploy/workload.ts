@@ -39,6 +39,9 @@ export function listPath(kind: WorkloadKind, namespace: string | undefined): str
   return `${api}/${apiVersionOf(kind)}/${namespace ? `namespaces/${namespace}/` : ''}${kind}s`;
 }
 
+/** What a list is asked for when only its items' metadata is looked at. */
+export const METADATA_ONLY = 'application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json';
+
 /** Of an owner, if lpk serves its kind. */
 export function kindOf(owner: { apiVersion: string; kind: string } | undefined): WorkloadKind | undefined {
   return ALL_KINDS.find((each) => each === owner?.kind.toLowerCase() && apiVersionOf(each) === owner.apiVersion);

@@ -62,6 +62,16 @@ export const POD_ANNOTATION = 'lpk.dev/pod';
 /** `pod`: its name. */
 export type PodRecord = SessionRecord & { pod: string };
 
+/** Of a session that holds a pod, by its ConfigMap's metadata. */
+export function podRecordOf({ annotations }: Json): PodRecord | undefined {
+  try {
+    const record = JSON.parse(annotations?.[POD_ANNOTATION] ?? 'null');
+    return record?.v === 1 ? record : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
 /** Where the pod's spec is in a workload. */
 export const POD: Path = ['spec', 'template', 'spec'];
 

@@ -195,10 +195,16 @@ describe('one pod', { concurrency: 3 }, () => {
     const told = shop.lpk('status');
     await told.exit();
     assert.equal(told.events.filter(({ beside }) => beside === 'deployment/beside').length, 2, `${told}`);
-    second.signal('SIGINT');
-    assert.deepEqual(await second.exit(), { code: 0, signal: null }, `${second}`);
-    await leave(given);
-    assert.deepEqual(uids(await shop.pods(given.target)), uids(given.pods));
+    const released = shop.lpk('release', 'deployment/beside', '--yes');
+    assert.deepEqual(await released.exit(), { code: 0, signal: null }, `${released}`);
+    assert.equal(released.events.filter(({ event }) => event === 'released').length, 2, `${released}`);
+    for (const lpk of [given.lpk, second]) {
+      assert.deepEqual(await lpk.exit(), { code: 1, signal: null }, `${lpk}`);
+      assert.match(lpk.stderr, /^lpk: pod\/lpk-\S+ was taken back by /m, `${lpk}`);
+    }
+    await assertPutBack(given);
+    const ownPods = async () => uids(await shop.pods(given.target)).join() === uids(given.pods).join();
+    await eventually('the Deployment’s own pods alone', ownPods);
   });
 
   test('beside a Deployment’s, when the laptop dies: the restorer removes it', async () => {

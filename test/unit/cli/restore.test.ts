@@ -412,11 +412,36 @@ test('a pod beside a Deployment’s is removed, and nothing waits for it', async
   fake.deployment('web');
   const before = fake.state;
   fake.holdPod('lpk-s1', { id: 's1', ...ME }, { beside: 'deployment/web' });
+  const record = JSON.stringify({
+    v: 1,
+    id: 's1',
+    ...ME,
+    since: '2026-11-24T10:00:00.000Z',
+    changed: [],
+    beside: 'deployment/web',
+  });
   fake.objects.set('/api/v1/namespaces/shop/pods/lpk-s1', {
-    metadata: { name: 'lpk-s1', namespace: 'shop', uid: 'uid-beside' },
+    metadata: { name: 'lpk-s1', namespace: 'shop', uid: 'uid-beside', annotations: { 'lpk.dev/session': record } },
     spec: { containers: [], volumes: [agentVolume('s1')] },
   });
+  const held = new Map(fake.objects);
   const { out } = await restore(fake, {});
-  assert.deepEqual(out, ['removed pod/lpk-s1 in namespace shop: your session since 2026-11-24 10:00:00 UTC']);
+  const told = [
+    'removed pod/lpk-s1 beside deployment/web in namespace shop: your session since 2026-11-24 10:00:00 UTC',
+  ];
+  assert.deepEqual(out, told);
+  assert.deepEqual(fake.state, before);
+  for (const [path, object] of held) fake.objects.set(path, object);
+  assert.deepEqual((await restore(fake, { target: 'deployment/web' })).out, told, 'by the workload’s name, too');
+  assert.deepEqual(fake.state, before);
+});
+
+test('while a session holds the workload itself, its restore leaves the pods beside alone', async () => {
+  const fake = new FakeCluster();
+  fake.deployment('web');
+  fake.holdPod('lpk-s2', { id: 's2', ...BOB }, { beside: 'deployment/web' });
+  const before = fake.state;
+  fake.hold('web', { id: 's1', ...ME });
+  assert.equal((await restore(fake, { target: 'deployment/web' })).out.length, 1);
   assert.deepEqual(fake.state, before);
 });
