@@ -118,9 +118,10 @@ for (const [who, user] of users) {
     assert.equal(good.output, 'connected 0\ngot ping tcp 10.0.0.1 80\n');
     const none = await run(client, 'nonblocking', '10.0.0.6', '80');
     assert.equal(none.output, `errno ${ERRNO.ENETUNREACH}\n`);
-    const script = `${client} nonblocking 10.0.0.2 80; ${client} nonblocking 10.0.0.2 80`;
+    const attempt = `${client} nonblocking 10.0.0.2 80`;
+    // The first is reset, at once or a moment later; a later one is told why: the next, unless this machine takes longer than patience.
+    const script = `${attempt}; while told=$(${attempt}); [ "$told" != "errno ${ERRNO.ECONNREFUSED}" ]; do :; done; echo "$told"`;
     const { output } = await run('sh', '-c', script);
-    // The first is reset, at once or a moment later; the second is told why.
     assert.match(output, /^connected (0|104)\n(send|recv) errno (32|104|107)\nerrno 111\n$/);
   });
 
@@ -132,15 +133,14 @@ for (const [who, user] of users) {
 
   as('a signal interrupts a connect, or the kernel makes it again', async () => {
     assert.equal((await run(client, 'alarm', '10.0.0.7', '80')).output, `alarm\nerrno ${ERRNO.EINTR}\n`);
-    const again = await run(client, 'alarm', '10.0.0.8', '80', 'restart');
-    assert.equal(again.output, 'alarm\npeer 10.0.0.8 80\ngot ping tcp 10.0.0.8 80\n');
+    const again = await run(client, 'alarm', '10.0.0.9', '80', 'restart');
+    assert.equal(again.output, 'alarm\npeer 10.0.0.9 80\ngot ping tcp 10.0.0.9 80\n');
     assert.equal(again.flows.length, 1);
   });
 
   as('a killed caller abandons its dial', async () => {
-    const script = `${client} tcp 10.0.0.7 80 & sleep 0.3; kill -9 $!; wait $!; echo $?`;
-    const { output, flows, resets } = await run('sh', '-c', script);
-    assert.match(output, /137\n$/);
+    const { output, flows, resets } = await run(client, 'killed', '10.0.0.7', '80');
+    assert.equal(output, 'signal 9\n');
     assert.deepEqual([flows.length, resets], [1, 1]);
   });
 
@@ -202,7 +202,7 @@ for (const [who, user] of users) {
     const { output, flows, stats, leaked } = await run(client, 'many', '10.0.0.1', '80', '16', '32');
     assert.equal(output, 'lost 0\n');
     assert.deepEqual([flows.length, stats.tcp, stats.connections], [512, 512, 0]);
-    assert.ok(leaked <= 0, `${leaked} file descriptors more than before`); // fewer: one of before was still being closed
+    assert.equal(leaked, 0);
   });
 
   as('the command ends as without lpk: exit code, signal, not found; its process is like any', async () => {

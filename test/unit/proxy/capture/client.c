@@ -69,7 +69,18 @@ static void *one(void *unused) {
   return (void *)bad;
 }
 
-static void ring(int signal) { write(1, "alarm\n", 6); }
+/* The captor, which has started this, may end its dial from now on. */
+static void ring(int signal) { write(1, "alarm\n", 6); kill(getppid(), SIGUSR2); }
+
+/* Waits until the dial is under way: then the socket, which another process connects, has an end of its own. */
+static void awaitDial(int s) {
+  struct sockaddr_in own = {0};
+  for (;; usleep(1000)) {
+    socklen_t size = sizeof own;
+    getsockname(s, (void *)&own, &size);
+    if (own.sin_port) return;
+  }
+}
 
 static int name(char *question, const char *host) {
   memcpy(question, "\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00", 12);
@@ -148,12 +159,20 @@ int main(int count, char **words) {
   } else if (!strcmp(verb, "alarm")) { /* a third word: the kernel is to make the call again */
     struct sigaction action = {.sa_handler = ring, .sa_flags = count > 4 ? SA_RESTART : 0};
     sigaction(SIGALRM, &action, NULL);
-    struct itimerval timer = {.it_value = {0, 100000}};
-    setitimer(ITIMER_REAL, &timer, NULL);
     int s = socket(to.ss_family, SOCK_STREAM, 0);
+    if (fork() == 0) { awaitDial(s); kill(getppid(), SIGALRM); _exit(0); }
     if (result(connect(s, (void *)&to, length))) return 0;
     peer(s);
     exchange(s);
+  } else if (!strcmp(verb, "killed")) {
+    int s = socket(to.ss_family, SOCK_STREAM, 0), status;
+    pid_t caller = fork();
+    if (caller == 0) { connect(s, (void *)&to, length); _exit(0); }
+    awaitDial(s);
+    kill(caller, SIGKILL);
+    close(s);
+    waitpid(caller, &status, 0);
+    printf("signal %d\n", WIFSIGNALED(status) ? WTERMSIG(status) : 0);
   } else if (!strcmp(verb, "timeout")) {
     int s = socket(to.ss_family, SOCK_STREAM, 0);
     struct timeval timeout = {0, 50000};
