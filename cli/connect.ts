@@ -255,7 +255,7 @@ export async function swap({
     makeRoom: () => giveUpRestorer(guarded, keeper),
   });
   undo.add('leave the agents', async () => attachment.close());
-  const forget = noteSession(spec.session);
+  const forget = noteSession(spec.session, { ...cluster, namespace: target.namespace, what: name });
   undo.add('forget the session', async () => forget());
   undo.add('stop renewing the Lease', async () => keeper?.stop()); // after the restore, which may take a while
   const swapped = whenFree(cluster, asked, { ...options, output, signal }, () => swapIn(cluster, target, spec));

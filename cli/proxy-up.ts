@@ -52,7 +52,7 @@ export async function proxyUp(options: ProxyUpOptions, output: Output): Promise<
       const asked = Promise.withResolvers<void>();
       void offerRestore(cluster, output, { proxies: false }); // they are removed
       const { spec, key, transports } = await agentPodSpec(options, cluster, output);
-      const forget = noteSession(spec.session);
+      const forget = noteSession(spec.session, { ...cluster, what: 'lpk proxy' });
       undo.add('forget the session', async () => forget());
       const link = new ProxyLink({ cluster, spec, key, transports, route });
       const network: ClusterNetwork = { ranges: [], namespaces: [cluster.namespace] };

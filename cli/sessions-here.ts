@@ -9,11 +9,15 @@ import { stateFolder, stateFolderName } from './state-folder.ts';
  * cluster can't tell a session without a Lease from one whose laptop died; this can.
  */
 
+/** `what` holds whom it is for: `deployment/web`, `lpk run`. */
+export type SessionNote = { what: string; namespace: string; context: string };
+
 /** Notes that this process has the session; where nothing can be written, it does without. @returns takes the note back. */
-export function noteSession(session: string, folder = () => stateFolder('sessions')): () => void {
+export function noteSession(session: string, note: SessionNote, folder = () => stateFolder('sessions')): () => void {
   try {
     const file = path.join(folder(), `${session}.json`);
-    writeFileSync(file, JSON.stringify(processId()), { mode: 0o600 });
+    const { what, namespace, context } = note;
+    writeFileSync(file, JSON.stringify({ ...processId(), what, namespace, context }), { mode: 0o600 });
     return () => rmSync(file, { force: true });
   } catch {
     return () => {};
@@ -21,25 +25,33 @@ export function noteSession(session: string, folder = () => stateFolder('session
 }
 
 /** Session → process id. Notes of processes that are gone are removed. */
-export function sessionsHere(folder = path.join(stateFolderName(), 'sessions')): Map<string, number> {
-  const here = new Map<string, number>();
+export function sessionsHere(folder?: string): Map<string, number> {
+  return new Map([...notesHere(folder)].map(([session, { pid }]) => [session, pid]));
+}
+
+/** Session → what was noted of it. Notes of processes that are gone are removed. */
+export function notesHere(
+  folder = path.join(stateFolderName(), 'sessions'),
+): Map<string, ProcessId & Partial<SessionNote>> {
+  const here = new Map<string, ProcessId & Partial<SessionNote>>();
   if (!existsSync(folder)) return here;
   for (const name of readdirSync(folder).filter((each) => each.endsWith('.json'))) {
+    const session = name.slice(0, -'.json'.length);
     const file = path.join(folder, name);
-    const process = read(file);
-    if (process && isRunning(process)) here.set(name.slice(0, -'.json'.length), process.pid);
+    const note = read(file);
+    if (note && isRunning(note)) here.set(session, note);
     else {
       rmSync(file, { force: true });
-      removeSessionSocket(name.slice(0, -'.json'.length), folder);
+      removeSessionSocket(session, folder);
     }
   }
   return here;
 }
 
-function read(file: string): ProcessId | undefined {
+function read(file: string): (ProcessId & Partial<SessionNote>) | undefined {
   try {
-    const { pid, startedAt } = JSON.parse(readFileSync(file, 'utf8'));
-    return typeof pid === 'number' && typeof startedAt === 'string' ? { pid, startedAt } : undefined;
+    const note = JSON.parse(readFileSync(file, 'utf8'));
+    return typeof note.pid === 'number' && typeof note.startedAt === 'string' ? note : undefined;
   } catch {
     return undefined; // half written by a process that died, or taken back just now
   }

@@ -7,30 +7,48 @@ import { sayGoesWithout } from './goes-without.ts';
 import type { Output } from './output.ts';
 import { runningProxies } from './proxy-control.ts';
 import { readableSpan, readableTime } from './readable-time.ts';
-import { sessionsHere } from './sessions-here.ts';
+import { notesHere } from './sessions-here.ts';
 import type { StatusOptions } from './status-options.ts';
 import { type Person, whoAmI } from './whoami.ts';
 
-/** Who holds what, from the cluster's own record of it; and what runs on this laptop. */
+/** Who holds what, from the cluster's own record of it; and what runs on this laptop, also when the cluster has no answer. */
 export async function status(options: StatusOptions, output: Output): Promise<number> {
-  const { kubeconfig, context, namespace } = options;
-  const cluster = await openCluster({ kubeconfig, context, namespace }, output);
+  const running = (await runningProxies({ namespace: undefined, context: undefined })).map((each) => each.status);
+  const here = notesHere();
+  const pids = new Map([...here].map(([session, { pid }]) => [session, pid]));
+  for (const { session, pid } of running) pids.set(session, pid);
+  let listed = new Set<string>();
   try {
-    const where = options.allNamespaces ? { ...cluster, namespace: '' } : cluster;
-    await sayGoesWithout(where, helpsToSee(), output);
-    const running = (await runningProxies({ namespace: undefined, context: undefined })).map((each) => each.status);
-    await tellSessions(cluster, options, {
-      output,
-      me: whoAmI(),
-      here: new Map([...sessionsHere(), ...running.map((each) => [each.session, each.pid] as const)]),
-    });
+    listed = await ofCluster(options, { output, me: whoAmI(), here: pids });
+  } finally {
     for (const proxy of running) {
       const where = `namespace ${proxy.namespace} (${proxy.context})`;
       output.result(`here: a proxy into ${where}, link ${proxy.link}, process ${proxy.pid}`, 'proxy', proxy);
+      listed.add(proxy.session);
     }
-    return 0;
+    tellLocal(here, listed, output);
+  }
+  return 0;
+}
+
+async function ofCluster(options: StatusOptions, around: StatusSurroundings): Promise<Set<string>> {
+  const { kubeconfig, context, namespace } = options;
+  const cluster = await openCluster({ kubeconfig, context, namespace }, around.output);
+  try {
+    const where = options.allNamespaces ? { ...cluster, namespace: '' } : cluster;
+    await sayGoesWithout(where, helpsToSee(), around.output);
+    return await tellSessions(cluster, options, around);
   } finally {
     cluster.close();
+  }
+}
+
+/** Sessions of this laptop that are elsewhere than where was looked. */
+export function tellLocal(here: ReturnType<typeof notesHere>, listed: ReadonlySet<string>, output: Output): void {
+  for (const [session, { pid, what = 'a session', namespace, context }] of here) {
+    if (listed.has(session)) continue;
+    const where = namespace ? ` in ${namespace} (${context})` : '';
+    output.result(`here: ${what}${where}, process ${pid}`, 'local', { session, what, namespace, context, pid });
   }
 }
 
@@ -41,18 +59,20 @@ export type StatusSurroundings = {
   here: ReadonlyMap<string, number>;
 };
 
-/** LpkError: what requests throw. */
+/** LpkError: what requests throw. @returns the sessions it told of. */
 export async function tellSessions(
   cluster: Cluster,
   { allNamespaces }: { allNamespaces: boolean },
   around: StatusSurroundings,
-): Promise<void> {
+): Promise<Set<string>> {
   const { output } = around;
   const sessions = await findSessions(cluster, { allNamespaces });
   for (const session of sessions) tellSession(session, around, cluster.nowMs());
-  if (sessions.length > 0) return;
-  const where = allNamespaces ? 'in any namespace' : `in namespace ${cluster.namespace}`;
-  output.result(`no sessions ${where}`, 'nothing', { namespace: allNamespaces ? undefined : cluster.namespace });
+  if (sessions.length === 0) {
+    const where = allNamespaces ? 'in any namespace' : `in namespace ${cluster.namespace}`;
+    output.result(`no sessions ${where}`, 'nothing', { namespace: allNamespaces ? undefined : cluster.namespace });
+  }
+  return new Set(sessions.map(({ id }) => id));
 }
 
 /** `alive`: heard of in time. `silent`: not. `unknown`: nothing says. `left-over`: objects that belong to no workload. */

@@ -54,7 +54,7 @@ async function throughOwn(options: RunOptions, undo: Undo, output: Output): Prom
   const where = `${cluster.namespace} (${cluster.context})`;
   void offerRestore(cluster, output);
   const { spec, key, transports } = await agentPodSpec(options, cluster, output);
-  const forget = noteSession(spec.session);
+  const forget = noteSession(spec.session, { ...cluster, what: 'lpk run' });
   undo.add('forget the session', async () => forget());
   const route = new Route(countFailures(output));
   const link = new ProxyLink({ cluster, spec, key, transports, route });

@@ -7,12 +7,13 @@ import type { FoundSession } from '../../../agent/deploy/apply.ts';
 import { leftBehind, proxiesLeftBehind } from '../../../cli/left-behind.ts';
 import { Output, type Sink } from '../../../cli/output.ts';
 import { readableSpan } from '../../../cli/readable-time.ts';
-import { noteSession, sessionsHere } from '../../../cli/sessions-here.ts';
-import { tellSessions } from '../../../cli/status.ts';
+import { noteSession, notesHere, sessionsHere } from '../../../cli/sessions-here.ts';
+import { tellLocal, tellSessions } from '../../../cli/status.ts';
 import { FakeCluster } from './fake-cluster.ts';
 
 const ME = { owner: 'ann', host: 'box' };
 const BOB = { owner: 'bob', host: 'mill' };
+const NOTE = { what: 'deployment/web', namespace: 'shop', context: 'prod' };
 const NOW = Date.parse('2026-11-24T12:00:00Z');
 
 async function status(fake: FakeCluster, here: Map<string, number> = new Map()): Promise<string[]> {
@@ -120,20 +121,34 @@ test('a proxy is left behind when it is one’s own, and no process here has it'
 test('the sessions of this laptop are those whose process runs; notes of the dead, and garbage, go', () => {
   const folder = mkdtempSync(path.join(tmpdir(), 'lpk-here-'));
   try {
-    const forget = noteSession('mine', () => folder);
+    const forget = noteSession('mine', NOTE, () => folder);
     writeFileSync(path.join(folder, 'dead.json'), JSON.stringify({ pid: process.pid, startedAt: 'before' }));
     writeFileSync(path.join(folder, 'half.json'), '{"pid":');
     assert.deepEqual(sessionsHere(folder), new Map([['mine', process.pid]]));
     assert.deepEqual(readdirSync(folder), ['mine.json']);
     forget();
     assert.deepEqual(sessionsHere(folder), new Map());
-    noteSession('nowhere', () => {
+    noteSession('nowhere', NOTE, () => {
       throw new Error('EROFS');
     })();
   } finally {
     rmSync(folder, { recursive: true });
   }
   assert.deepEqual(sessionsHere(folder), new Map(), 'no folder, no sessions');
+});
+
+test('what runs here and was not listed is told too: of another namespace, or when the cluster has no answer', () => {
+  const folder = mkdtempSync(path.join(tmpdir(), 'lpk-here-'));
+  try {
+    for (const id of ['listed', 'elsewhere']) noteSession(id, NOTE, () => folder);
+    let out = '';
+    const stdout = { on: () => {}, write: (text: string) => (out += text) } as unknown as Sink;
+    const here = notesHere(folder);
+    tellLocal(here, new Set(['listed']), new Output({ format: 'text', stdout, env: {} }));
+    assert.equal(out, `here: deployment/web in shop (prod), process ${process.pid}\n`);
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
 });
 
 test('spans of time', () => {
