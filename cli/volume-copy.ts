@@ -297,7 +297,12 @@ export class VolumeCopy {
     } else {
       const made = this.#temporaryName();
       const hash = this.#onConflict && createHash('sha256');
-      await fill(openSync(made, 'wx', 0o600), entry, mode, hash);
+      try {
+        await fill(openSync(made, 'wx', 0o600), entry, mode, hash);
+      } catch (error) {
+        rmSync(made, { force: true }); // what is half there would fill a disk that is full
+        throw error;
+      }
       await this.#putInPlace(made, at, { type: 'file', bytes }, hash?.digest('hex') ?? '', mark);
     }
   }

@@ -13,6 +13,9 @@ import { type Changes, VolumeWrites } from './volume-writes.ts';
 export type Agent = { pod: string; session: Session };
 
 const RETRY_MS = 500;
+/** After what is wrong here or with the volume, twice as long each time up to this; what is calm for so long has another start. */
+const MAX_RETRY_MS = 30_000;
+const CALM_MS = 60_000;
 /** Between two looks at a copy that may be written to; with many files so long that looking takes an eleventh of the time at most. */
 const LOOK_MS = 500;
 const MANY = 1_000;
@@ -43,6 +46,7 @@ export class VolumeFollower {
   #stream: Stream | undefined;
   /** Whose volume the copy is of: its first round has come. */
   #of: Agent | undefined;
+  #isStale = false;
   #told = new Map<string, { text: string; atMs: number }>();
   #lines = 0;
 
@@ -108,18 +112,29 @@ export class VolumeFollower {
   }
 
   async #run(): Promise<void> {
+    let failures = 0;
+    let failedAtMs = Number.NEGATIVE_INFINITY;
     while (!this.#over.signal.aborted) {
       const agent = this.#agent();
+      let restMs = RETRY_MS;
       try {
         if (agent) await this.#copyBy(agent);
       } catch (error) {
-        // A pod that went has others after it; what is wrong with the volume or the laptop stays so.
+        // A pod that went has others after it.
         if (!this.#over.signal.aborted && !agent?.session.ended) {
-          this.#tellLost(error instanceof Error ? error.message : String(error));
-          break;
+          const why = error instanceof Error ? error.message : String(error);
+          if (!this.#of || isFinal(error)) {
+            this.#tellLost(why);
+            break;
+          }
+          // A full disk, a server that is away: a token must not expire for it.
+          failures = performance.now() - failedAtMs < CALM_MS ? failures + 1 : 1;
+          if (failures === 1) this.#tellStale(why);
+          restMs = Math.min(RETRY_MS * 2 ** failures, MAX_RETRY_MS);
+          failedAtMs = performance.now() + restMs;
         }
       }
-      await pause(RETRY_MS, undefined, { signal: this.#over.signal }).catch(() => {});
+      await pause(restMs, undefined, { signal: this.#over.signal }).catch(() => {});
     }
     this.#first.resolve(undefined);
   }
@@ -131,6 +146,7 @@ export class VolumeFollower {
       this.#hearing(stream),
       (report) => {
         this.#follows(agent);
+        this.#tellFresh();
         this.#tellSkipped('not copied from', report.skipped, report.skippedCount);
         this.#first.resolve(report);
       },
@@ -221,6 +237,18 @@ export class VolumeFollower {
     });
   }
 
+  #tellStale(why: string): void {
+    this.#isStale = true;
+    const text = `volume ${shown(this.path)} is not kept fresh for now: ${printable(why)}; lpk goes on trying`;
+    this.#output.warn(text, 'volume-stale', { path: this.path });
+  }
+
+  #tellFresh(): void {
+    if (this.#isStale)
+      this.#output.say(`volume ${shown(this.path)} is fresh again`, 'volume-fresh', { path: this.path });
+    this.#isStale = false;
+  }
+
   #tellSkipped(what: string, skipped: ReadonlyMap<string, string>, skippedCount: number): void {
     const listed = [...skipped].slice(0, MAX_TOLD).map(([at, why]) => `${shown(at)} (${printable(why)})`);
     const more = skippedCount - listed.length;
@@ -232,6 +260,11 @@ export class VolumeFollower {
     const fields = { path: this.path, skipped: Object.fromEntries(skipped), skippedCount };
     this.#output.warn(`${what} ${shown(this.path)}: ${text}`, 'volume-skipped', fields);
   }
+}
+
+/** The agent breaks a rule, or a limit that it was told: it does so again. */
+function isFinal(error: unknown): boolean {
+  return error instanceof LpkError && (error.code === 'protocol' || error.code === 'limit-exceeded');
 }
 
 function baseName(at: string): string {

@@ -1,5 +1,14 @@
 import assert from 'node:assert/strict';
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  realpathSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { PassThrough } from 'node:stream';
@@ -114,6 +123,25 @@ test('copies are fresh by whichever agent there is, and gone at the end', async 
   await undo.run();
   assert.equal(existsSync(path.dirname(root)), false);
   assert.deepEqual(undo.failed, []);
+});
+
+test('what is wrong for a while is told once, and the copy is fresh again', async (t) => {
+  const { folder, connect, copy, events } = await scene(t, ['data']);
+  mkdirSync(path.join(folder, 'data'));
+  writeFileSync(path.join(folder, 'data/token'), 'one');
+  await connect();
+  await copy();
+  const root = rootOf(events()) as string;
+  const staging = path.join(root, '../staging');
+  renameSync(staging, `${staging}-away`);
+  writeFileSync(path.join(folder, 'data/token'), 'two');
+  const told = (event: string) => events().filter((each) => each.event === event);
+  await until(() => told('volume-stale').length > 0, 'it is told');
+  assert.match(told('volume-stale')[0].text, /data is not kept fresh for now: ENOENT.*; lpk goes on trying$/);
+  renameSync(`${staging}-away`, staging);
+  await until(() => told('volume-fresh').length > 0, 'it is fresh');
+  assert.equal(readFileSync(path.join(root, folder, 'data/token'), 'utf8'), 'two');
+  assert.deepEqual([told('volume-stale').length, told('volume-lost').length], [1, 0]);
 });
 
 test('a volume that can not be read is told and left out; the others are there', async (t) => {
