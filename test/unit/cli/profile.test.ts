@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import {
+  chmodSync,
   chownSync,
   existsSync,
   mkdirSync,
@@ -9,6 +10,7 @@ import {
   readdirSync,
   readFileSync,
   rmSync,
+  statSync,
   writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -21,7 +23,7 @@ import { connectVerb, readConnectOptions } from '../../../cli/connect-options.ts
 import schema from '../../../cli/lpk.schema.json' with { type: 'json' };
 import { chooseProfile, findProfiles, type Profile, parseProfiles } from '../../../cli/profile.ts';
 import { mergeLines, profileLine } from '../../../cli/profile-words.ts';
-import { saveProfile, withProfile } from '../../../cli/profile-write.ts';
+import { replaceFile, saveProfile, withProfile } from '../../../cli/profile-write.ts';
 import type { Words } from '../../../cli/verb.ts';
 import { joinWords, splitWords } from '../../../cli/words.ts';
 
@@ -352,6 +354,28 @@ test('anchors may be used, circles are no profiles', () => {
   assert.throws(() => parseProfiles('lpk.yaml', 'profiles: {1: {target: web, command: "\'"}}\n'), {
     code: 'profile-invalid',
   });
+});
+
+test('who may read a file stays as it was, and a new one with variables is for its owner', async (t) => {
+  if (process.platform === 'win32') return t.skip('has no modes');
+  const folder = mkdtempSync(join(dir, 'modes-'));
+  const path = join(folder, 'lpk.yaml');
+  const modeOf = (file: string) => (statSync(file).mode & 0o777).toString(8);
+  await saveProfile(path, 'web', { target: 'web', env: { PASSWORD: 'x' } });
+  assert.equal(modeOf(path), '600');
+  await saveProfile(path, 'db', { target: 'statefulset/db' });
+  assert.equal(modeOf(path), '600', 'the other profile’s variables are still in it');
+  chmodSync(path, 0o664);
+  await saveProfile(path, 'db', { target: 'db', env: { A: 'b' } });
+  assert.equal(modeOf(path), '664');
+
+  const plain = join(folder, 'tasks.json');
+  await replaceFile(plain, '{}');
+  assert.equal(modeOf(plain), (0o666 & ~process.umask()).toString(8));
+  if (process.getuid?.() !== 0) return;
+  chownSync(plain, 65534, 65534);
+  await replaceFile(plain, '{"version": "2.0.0"}');
+  assert.deepEqual([statSync(plain).uid, statSync(plain).gid], [65534, 65534]);
 });
 
 test('a file that can’t be written is told', async () => {
