@@ -10,6 +10,7 @@ import { canAsk, openAsk } from './ask.ts';
 import { openCluster } from './cluster.ts';
 import type { EnvFormat, EnvOptions } from './env-options.ts';
 import { childEnvironment } from './environment.ts';
+import { offerRestore } from './left-behind.ts';
 import type { Output } from './output.ts';
 import { printable } from './printable.ts';
 import { shellLines } from './proxy-env.ts';
@@ -22,6 +23,7 @@ import { sessionsHere } from './sessions-here.ts';
  */
 export async function env(options: EnvOptions, output: Output): Promise<number> {
   const cluster = await openCluster(options, output);
+  const offered = offerRestore(cluster, output);
   try {
     const target = await findTarget(cluster, parseTarget(options.target), { container: options.container });
     const found = (await fromSession(cluster, target, output)) ?? (await fromContainer(cluster, target));
@@ -48,6 +50,7 @@ export async function env(options: EnvOptions, output: Output): Promise<number> 
       tell({ variables, whole: false }, options, output),
     );
   } finally {
+    await offered;
     cluster.close();
   }
 }

@@ -2,6 +2,7 @@ import { isOurPodName, isOurs } from '../agent/deploy/agent-container.ts';
 import type { Cluster, Json } from '../agent/deploy/kube.ts';
 import { LpkError } from '../agent/wire/errors.ts';
 import { openCluster } from './cluster.ts';
+import { offerRestore } from './left-behind.ts';
 import type { Output } from './output.ts';
 import type { ServicesOptions } from './services-options.ts';
 
@@ -25,6 +26,7 @@ const SHOWN_ENDPOINTS = 3;
 /** `lpk services`: a table, or an object for each. */
 export async function services(options: ServicesOptions, output: Output): Promise<number> {
   const cluster = await openCluster(options, output);
+  const offered = offerRestore(cluster, output);
   try {
     const { namespace } = cluster;
     const { seen, withEndpoints } = await readServices(cluster, options);
@@ -39,6 +41,7 @@ export async function services(options: ServicesOptions, output: Output): Promis
       );
     return 0;
   } finally {
+    await offered;
     cluster.close();
   }
 }

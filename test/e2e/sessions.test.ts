@@ -161,6 +161,9 @@ describe('sessions', { concurrency: 2 }, () => {
       text,
       /^left behind: deployment\/lost is still held by your session since .*; `lpk restore deployment\/lost -n \S+` puts it back$/,
     );
+    const services = shop.lpk('services');
+    assert.deepEqual(await services.exit(), { code: 0, signal: null }, `${services}`);
+    assert.ok(services.events.some(({ event, session: of }) => event === 'left-behind' && of === id), `${services}`);
     again.signal('SIGINT');
     assert.deepEqual(await again.exit(), { code: 0, signal: null }, `${again}`);
     const restore = shop.lpk('restore', 'deployment/lost');
