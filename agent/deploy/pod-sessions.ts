@@ -27,14 +27,14 @@ async function recordsOfConfigMaps(cluster: Cluster, namespace: string): Promise
   const query = { labelSelector: selectorString({ matchLabels: MANAGED_BY }) };
   const path = `/api/v1/namespaces/${namespace}/configmaps`;
   const { items } = await cluster.request('GET', path, { accept: METADATA_ONLY, query });
-  return (items as Json[]).flatMap(({ metadata }) => podRecordOf(metadata) ?? []);
+  return ((items ?? []) as Json[]).flatMap(({ metadata }) => podRecordOf(metadata) ?? []);
 }
 
 /** Of bare ones, whose labels are their own, nothing is known by that. */
 async function recordsOfPods(cluster: Cluster, namespace: string): Promise<PodRecord[]> {
   const query = { labelSelector: SESSION_LABEL };
   const { items } = await cluster.request('GET', listPath('pod', namespace), { accept: METADATA_ONLY, query });
-  return (items as Json[]).flatMap((pod) => {
+  return ((items ?? []) as Json[]).flatMap((pod) => {
     const record = besideRecord(pod);
     return record ? [{ ...record, pod: pod.metadata.name }] : [];
   });

@@ -163,7 +163,10 @@ describe('sessions', { concurrency: 2 }, () => {
     );
     const services = shop.lpk('services');
     assert.deepEqual(await services.exit(), { code: 0, signal: null }, `${services}`);
-    assert.ok(services.events.some(({ event, session: of }) => event === 'left-behind' && of === id), `${services}`);
+    assert.ok(
+      services.events.some(({ event, session: of }) => event === 'left-behind' && of === id),
+      `${services}`,
+    );
     again.signal('SIGINT');
     assert.deepEqual(await again.exit(), { code: 0, signal: null }, `${again}`);
     const restore = shop.lpk('restore', 'deployment/lost');

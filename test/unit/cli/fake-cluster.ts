@@ -138,7 +138,12 @@ export class FakeCluster {
     if (this.refused.has(`${method} ${path}`)) throw new LpkError('forbidden', `may not ${method} ${path}`);
     if (this.failing.has(`${method} ${path}`)) throw new LpkError('cluster-unreachable', `no answer to ${path}`);
     const object = this.objects.get(path);
-    if (method === 'GET' && /(s|configmaps|secrets)$/.test(path) && !object) return this.#list(path);
+    if (method === 'GET' && /(s|configmaps|secrets)$/.test(path) && !object) {
+      const list = this.#list(path);
+      // As an API server has it.
+      const partial = options.accept?.includes('PartialObjectMetadataList');
+      return partial && list.items.length === 0 ? { ...list, items: null } : list;
+    }
     if (method === 'POST') {
       const { metadata } = options.body as Json;
       const made = { ...(options.body as Json), metadata: { ...metadata, uid: `uid-made-${metadata.name}` } };
