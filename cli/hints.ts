@@ -37,6 +37,7 @@ export const HINTS: Record<ErrorCode, string> = {
   'no-replicas': 'scale it to at least one replica, then connect again',
   'already-held':
     'ask its owner; --wait waits until it is free, --take-over takes it from them, and their lpk says who did',
+  'session-alive': 'ask its owner; `lpk release TARGET`, or restore with --yes, ends it, and their lpk says who did',
   conflict: 'somebody or something keeps changing the workload (an autoscaler, GitOps?); pause that and try again',
   'image-pull': 'name an image with Node that the cluster can pull: --agent-image REGISTRY/node:24-alpine',
   'rollout-failed': '`kubectl describe` the pod for the reason; the workload was put back as it was',

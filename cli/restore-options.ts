@@ -7,6 +7,8 @@ export type RestoreOptions = ClusterOptions & {
   allNamespaces: boolean;
   /** Other people's sessions too. */
   everyone: boolean;
+  /** Also a target that a colleague's living session holds. */
+  yes: boolean;
   /** Wait for the rollout. */
   wait: boolean;
 };
@@ -15,7 +17,7 @@ export const restoreVerb: Verb = {
   command: 'restore [target]',
   describe: 'Put back what a session left behind, for instance when its laptop died',
   examples: [
-    ['lpk restore web', 'the workload behind the Service web, whoever holds it'],
+    ['lpk restore web', 'the workload behind the Service web, whoever’s laptop died'],
     ['lpk restore --all -A', 'all that is yours, in every namespace'],
     ['lpk restore --all --everyone --yes', 'all sessions of the namespace'],
   ],
@@ -30,7 +32,11 @@ export const restoreVerb: Verb = {
         .option('all', { boolean: true, describe: 'All sessions of yours (of this user and machine)' })
         .option('all-namespaces', { alias: 'A', boolean: true, describe: 'With --all: in every namespace' })
         .option('everyone', { boolean: true, describe: 'With --all: other people’s too' })
-        .option('yes', { alias: 'y', boolean: true, describe: 'Confirms --everyone' })
+        .option('yes', {
+          alias: 'y',
+          boolean: true,
+          describe: 'Confirms --everyone, or that a colleague’s session lives',
+        })
         .option('no-wait', { boolean: true, describe: 'Do not wait for the rollout' }),
     ),
   async run(words, command, output) {
@@ -52,12 +58,14 @@ export function readRestoreOptions(words: Words, command?: string[]): RestoreOpt
     if (words[name] === true && !all) throw usage(`--${name} goes with --all`);
   }
   const everyone = words.everyone === true;
-  if (everyone && words.yes !== true) throw usage('--everyone takes sessions from other people: confirm it with --yes');
+  const yes = words.yes === true;
+  if (everyone && !yes) throw usage('--everyone takes sessions from other people: confirm it with --yes');
   return {
     ...readClusterOptions(words),
     target,
     allNamespaces: words['all-namespaces'] === true,
     everyone,
+    yes,
     wait: words['no-wait'] !== true,
   };
 }

@@ -5,16 +5,18 @@ import { forgetHistory, withAgentsInHistory } from '../agent/deploy/history.ts';
 import type { Cluster } from '../agent/deploy/kube.ts';
 import { sessionsBeside } from '../agent/deploy/pod-sessions.ts';
 import { preflightRestore } from '../agent/deploy/preflight.ts';
+import { heardAgoMs, release } from '../agent/deploy/release.ts';
 import { leaseHolder } from '../agent/deploy/restorer.ts';
 import { waitRollout } from '../agent/deploy/rollout.ts';
 import { readWorkload, type WorkloadRef, workloadName } from '../agent/deploy/workload.ts';
 import type { RestoreOutcome } from '../agent/restore/put-back.ts';
-import { sessionOf } from '../agent/restore/record.ts';
+import { type SessionRecord, sessionOf } from '../agent/restore/record.ts';
 import { LpkError } from '../agent/wire/errors.ts';
 import { openCluster } from './cluster.ts';
 import { sayGoesWithout } from './goes-without.ts';
 import type { Output } from './output.ts';
 import { runningProxies } from './proxy-control.ts';
+import { readableSpan, readableTime } from './readable-time.ts';
 import type { RestoreOptions } from './restore-options.ts';
 import { sessionsHere } from './sessions-here.ts';
 import { type Person, whoAmI } from './whoami.ts';
@@ -46,7 +48,8 @@ type Surroundings = {
  * Restores and says what it did.
  *
  * @returns exit code 0, or 1 when one of several could not be restored (which is said).
- * @throws LpkError `not-found` for a target that nobody holds, and what requests throw.
+ * @throws LpkError `not-found` for a target that nobody holds, `session-alive` for one whose holder, somebody else, lives, and
+ *   what requests throw.
  */
 export async function restoreSessions(
   cluster: Cluster,
@@ -75,9 +78,10 @@ async function restoreTarget(
     ({ workload }) => ref.kind === 'pod' && workload?.kind === 'pod' && workload.name === ref.name,
   );
   const workload = lasting?.workload ?? (await findWorkload(cluster, ref));
-  await checkRights(cluster, workload, options, around);
+  const holder = (await checkRights(cluster, workload, options, around)) ?? lasting?.record;
+  if (holder) await refuseAlive(cluster, workload, holder, options, around);
   const ended = await restoreBeside(cluster, workload, options, around);
-  const outcome = await restoreWorkload(cluster, { ...workload, ...(lasting ? { session: lasting.id } : {}) });
+  const outcome = await takeBack(cluster, { ...workload, ...(lasting ? { session: lasting.id } : {}) }, holder, around);
   const undone = isUndone(outcome);
   if (undone) tellRestored(workload, { session: lasting?.record, ...outcome }, around);
   const { removed, failures } = await removeOrphans(cluster, sessions, around);
@@ -119,43 +123,88 @@ async function restoreBeside(
     if (error instanceof LpkError && error.code === 'forbidden') return [];
     throw error;
   });
-  for (const { id, workload: pod, record } of beside) {
+  for (const { workload: pod, record } of beside) {
     await checkRights(cluster, pod, options, around);
-    const outcome = await restoreWorkload(cluster, { ...pod, session: id });
+    await refuseAlive(cluster, pod, record, options, around);
+  }
+  for (const { id, workload: pod, record } of beside) {
+    const outcome = await takeBack(cluster, { ...pod, session: id }, record, around);
     tellRestored(pod, { ...outcome, workload: 'removed', session: record }, around);
   }
   return beside.length;
 }
 
-/** Before anything is changed. LpkError `forbidden`, what requests throw. */
-async function checkRights(cluster: Cluster, ref: WorkloadRef, { wait }: RestoreOptions, { output }: Surroundings) {
+/** A colleague who is at work is asked, not surprised. LpkError `session-alive`, what requests throw. */
+async function refuseAlive(
+  cluster: Cluster,
+  workload: WorkloadRef,
+  holder: SessionRecord,
+  { yes }: RestoreOptions,
+  { me }: Surroundings,
+): Promise<void> {
+  if (yes || isMine(holder, me)) return;
+  const { id, owner, host } = holder;
+  const agoMs = await heardAgoMs(cluster, { namespace: workload.namespace, session: id });
+  if (agoMs === undefined) return;
+  const held = `${workloadName(workload)} in namespace ${workload.namespace} is held by ${owner} on ${host}`;
+  throw new LpkError('session-alive', `${held}, seen ${readableSpan(agoMs)} ago`);
+}
+
+/** Somebody else's is signed, so that theirs says who did it. LpkError: what requests throw. */
+async function takeBack(
+  cluster: Cluster,
+  held: WorkloadRef & { session?: string },
+  holder: SessionRecord | undefined,
+  { me }: Surroundings,
+): Promise<RestoreOutcome> {
+  if (!holder || isMine(holder, me)) return await restoreWorkload(cluster, held);
+  return await release(cluster, { ...held, session: holder.id }, me);
+}
+
+function isMine({ owner, host }: Person, me: Person): boolean {
+  return owner === me.owner && host === me.host;
+}
+
+/** Before anything is changed. @returns whose session holds it. LpkError `forbidden`, what requests throw. */
+async function checkRights(
+  cluster: Cluster,
+  ref: WorkloadRef,
+  { wait }: RestoreOptions,
+  { output }: Surroundings,
+): Promise<SessionRecord | undefined> {
   const workload = await readWorkload(cluster, ref).catch((error: unknown) => {
     if (ref.kind === 'pod' && error instanceof LpkError && error.code === 'not-found') return undefined;
     throw error;
   });
-  if (!workload || !sessionOf(workload)) return;
+  const holder = workload && sessionOf(workload);
+  if (!holder) return undefined;
   const there = { ...cluster, namespace: ref.namespace };
   await preflightRestore(there, { ...ref, workload }, { wait });
   await sayGoesWithout(there, helpsToRestore(ref.kind), output);
+  return holder;
 }
 
 async function restoreAll(cluster: Cluster, options: RestoreOptions, around: Surroundings): Promise<number> {
-  const { output, me } = around;
+  const { output, me, here = sessionsHere() } = around;
   const sessions = await findSessions(cluster, { allNamespaces: options.allNamespaces });
   const undone: { workload: WorkloadRef; waits: boolean }[] = [];
   let failures = 0;
   let others = 0;
   for (const { id, workload, record } of sessions) {
     if (!workload || !record) continue;
-    const mine = record.owner === me.owner && record.host === me.host;
-    if (!mine && !options.everyone) {
+    const pid = here.get(id);
+    if (pid !== undefined) {
+      tellRunning(workload, record, pid, around);
+      continue;
+    }
+    if (!isMine(record, me) && !options.everyone) {
       others++;
       tellHeld(workload, record, around);
       continue;
     }
     try {
       await checkRights(cluster, workload, options, around);
-      const outcome = await restoreWorkload(cluster, { ...workload, session: id });
+      const outcome = await takeBack(cluster, { ...workload, session: id }, record, around);
       if (!isUndone(outcome)) continue; // somebody was quicker
       tellRestored(workload, { session: record, ...outcome }, around);
       undone.push({ workload, waits: outcome.workload === 'restored' });
@@ -272,12 +321,11 @@ async function removeProxies(
   for (const session of proxies) {
     const { id, namespace } = session;
     const { owner, host, since } = session.proxy as NonNullable<FoundSession['proxy']>;
-    const mine = owner === me.owner && host === me.host;
-    const of = `the proxy of ${owner} on ${host} since ${readable(since)} in namespace ${namespace}`;
+    const of = `the proxy of ${owner} on ${host} since ${readableTime(since)} in namespace ${namespace}`;
     if (alive.includes(id) || here.has(id)) {
       const how = alive.includes(id) ? '; lpk proxy down ends it' : '';
       output.say(`left alone: your proxy into namespace ${namespace}, which runs${how}`);
-    } else if (mine || everyone) {
+    } else if (isMine({ owner, host }, me) || everyone) {
       await removeOrphan(cluster, session);
       removed++;
       output.result(`removed ${of}`, 'removed', { session: id, namespace, owner, host });
@@ -301,10 +349,10 @@ function tellRestored(workload: WorkloadRef, outcome: RestoreOutcome, { output, 
   const name = workloadName(workload);
   const session = outcome.session as NonNullable<RestoreOutcome['session']>;
   const { owner, host, since, beside } = session;
-  const whose = owner === me.owner && host === me.host ? 'your session' : `the session of ${owner} on ${host}`;
+  const whose = isMine(session, me) ? 'your session' : `the session of ${owner} on ${host}`;
   const fields = { workload: name, beside, namespace: workload.namespace, owner, host, since, kept: outcome.kept };
   output.result(
-    `${outcome.workload} ${name}${beside ? ` beside ${beside}` : ''} in namespace ${workload.namespace}: ${whose} since ${readable(since)}`,
+    `${outcome.workload} ${name}${beside ? ` beside ${beside}` : ''} in namespace ${workload.namespace}: ${whose} since ${readableTime(since)}`,
     'restored',
     fields,
   );
@@ -324,9 +372,24 @@ function tellHeld(
 ): void {
   const name = workloadName(workload);
   output.result(
-    `left alone ${name} in namespace ${workload.namespace}: the session of ${owner} on ${host} since ${readable(since)}`,
+    `left alone ${name} in namespace ${workload.namespace}: the session of ${owner} on ${host} since ${readableTime(since)}`,
     'held',
     { workload: name, namespace: workload.namespace, owner, host, since },
+  );
+}
+
+function tellRunning(
+  workload: WorkloadRef,
+  { owner, host, since }: SessionRecord,
+  pid: number,
+  { output }: Surroundings,
+): void {
+  const name = workloadName(workload);
+  const { namespace } = workload;
+  output.result(
+    `left alone ${name} in namespace ${namespace}: its session runs here as process ${pid}; Ctrl-C there ends it, or \`lpk restore ${name} -n ${namespace}\``,
+    'held',
+    { workload: name, namespace, owner, host, since, pid },
   );
 }
 
@@ -346,9 +409,4 @@ async function waitFor(cluster: Cluster, workload: WorkloadRef, { output }: Surr
     step.fail();
     throw error;
   }
-}
-
-/** `2026-11-24T10:00:00.000Z` as a person writes it. */
-function readable(since: string): string {
-  return since.replace('T', ' ').replace(/(\.\d+)?Z$/, ' UTC');
 }

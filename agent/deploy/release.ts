@@ -32,6 +32,20 @@ export async function release(
   return outcome;
 }
 
+/** How long ago the holder was last heard of, ms; undefined when that is too long for it to live, or nothing says. LpkError: what requests throw. */
+export async function heardAgoMs(
+  cluster: Cluster,
+  held: { namespace: string; session: string },
+): Promise<number | undefined> {
+  const lease = await leaseOf(cluster, held);
+  return lease && livingAgoMs(cluster, lease);
+}
+
+function livingAgoMs(cluster: Cluster, lease: Json): number | undefined {
+  const agoMs = cluster.nowMs() - renewedMs(lease);
+  return agoMs < silenceMs(lease) ? agoMs : undefined;
+}
+
 /** @returns whether somebody is there to read it: the Lease is renewed. */
 async function sign(
   cluster: Cluster,
@@ -44,14 +58,14 @@ async function sign(
   try {
     const path = leasePath(held.namespace, held.session);
     const lease = await cluster.request('PATCH', path, { body: { metadata: { annotations } }, contentType, query });
-    return cluster.nowMs() - renewedMs(lease) < silenceMs(lease);
+    return livingAgoMs(cluster, lease) !== undefined;
   } catch (error) {
     if (error instanceof LpkError && (error.code === 'not-found' || error.code === 'forbidden')) return false;
     throw error;
   }
 }
 
-async function leaseOf(cluster: Cluster, held: WorkloadRef & { session: string }): Promise<Json | undefined> {
+async function leaseOf(cluster: Cluster, held: { namespace: string; session: string }): Promise<Json | undefined> {
   try {
     return await cluster.request('GET', leasePath(held.namespace, held.session));
   } catch (error) {

@@ -34,6 +34,7 @@ export const ERROR_CODES = [
   'unsupported-workload',
   'no-replicas',
   'already-held',
+  'session-alive',
   'conflict',
   'image-pull',
   'rollout-failed',

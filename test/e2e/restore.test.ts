@@ -233,17 +233,21 @@ describe('everything is put back', { concurrency: 3 }, () => {
     await assertPutBack('early', spec, restorer);
   });
 
-  test('after kill -9, by lpk restore --all: one’s own sessions, other people’s only on request', async () => {
+  test('after kill -9, by lpk restore --all: one’s own sessions, once they do not run here; other people’s only on request', async () => {
     const names = ['mine', 'theirs'] as const;
     const specs = await Promise.all(names.map((name) => apart.specOf(targetOf(name))));
-    await Promise.all(
-      names.map(async (name) => {
-        const lpk = connect(name);
-        await lpk.event('swap', ({ state }) => state === 'done');
-        lpk.signal('SIGKILL');
-        await lpk.exit();
-      }),
+    const sessions = names.map((name) => connect(name));
+    for (const lpk of sessions) await lpk.event('swap', ({ state }) => state === 'done');
+    const running = apart.lpk('restore', '--all');
+    assert.deepEqual(await running.exit(), { code: 0, signal: null }, `${running}`);
+    const alone = running.events.filter(({ event }) => event === 'held').map(({ pid }) => pid);
+    assert.deepEqual(
+      alone,
+      sessions.map(({ pid }) => pid),
+      `${running}`,
     );
+    for (const lpk of sessions) lpk.signal('SIGKILL');
+    for (const lpk of sessions) await lpk.exit();
     const path = '/metadata/annotations/lpk.dev~1session';
     const record = JSON.parse((await apart.workload('deployment/theirs')).metadata.annotations['lpk.dev/session']);
     await apart.patch('deployment/theirs', [

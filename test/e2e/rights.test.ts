@@ -262,6 +262,7 @@ const checks: Record<string, Check> = {
       target,
       allNamespaces: false,
       everyone: false,
+      yes: false,
       wait: true,
     };
     const me = { owner: 'ann', host: 'box' };

@@ -122,6 +122,14 @@ describe('sessions', { concurrency: 2 }, () => {
     assert.deepEqual(await unasked.exit(), { code: 2, signal: null }, `${unasked}`);
     assert.match(unasked.stderr, /^lpk: nobody is at a terminal to be asked: confirm it with --yes$/m, `${unasked}`);
 
+    const restore = shop.lpk('restore', 'deployment/released', '--kubeconfig', bob);
+    assert.deepEqual(await restore.exit(), { code: 1, signal: null }, `${restore}`);
+    assert.match(
+      restore.stderr,
+      /^lpk: deployment\/released .* is held by alice on \S+, seen \d+ s ago$/m,
+      `${restore}`,
+    );
+
     const release = shop.lpk('release', 'deployment/released', '--yes', '--kubeconfig', bob);
     assert.deepEqual(await release.exit(), { code: 0, signal: null }, `${release}`);
     const { workload: released, owner } = await release.event('released');

@@ -19,6 +19,8 @@ export class FakeCluster {
   readonly lacking = new Set<string>();
   /** Called when somebody begins to watch a workload. */
   onFollow = () => {};
+  /** Called when somebody reads a Lease. */
+  onLease = (_lease: Json) => {};
   namespace = 'shop';
   /** Its clock. */
   nowMs = Date.parse('2026-11-24T12:00:00Z');
@@ -151,6 +153,7 @@ export class FakeCluster {
       return made;
     }
     if (!object) throw new LpkError('not-found', `${path} not found`);
+    if (method === 'GET' && path.includes('/leases/')) this.onLease(object);
     if (method === 'DELETE') this.objects.delete(path);
     if (method === 'PATCH')
       this.objects.set(path, (Array.isArray(options.body) ? applyPatch : mergePatch)(object, options.body as Json));

@@ -9,6 +9,7 @@ import { FakeCluster, ownerReference } from './fake-cluster.ts';
 
 const ME = { owner: 'ann', host: 'box' };
 const BOB = { owner: 'bob', host: 'mill' };
+const LEASE = '/apis/coordination.k8s.io/v1/namespaces/shop/leases/lpk-s1';
 
 async function restore(
   fake: FakeCluster,
@@ -31,6 +32,7 @@ async function restore(
     target: undefined,
     allNamespaces: false,
     everyone: false,
+    yes: false,
     wait: true,
     ...asked,
   };
@@ -38,7 +40,7 @@ async function restore(
   return { code, out: said.out.split('\n').slice(0, -1), err: said.err };
 }
 
-test('a target is restored whoever holds it, and its holder named', async () => {
+test('a target is restored whoever’s session left it, and its holder named', async () => {
   const fake = new FakeCluster();
   fake.deployment('web');
   const before = fake.state;
@@ -51,6 +53,50 @@ test('a target is restored whoever holds it, and its holder named', async () => 
   ]);
   assert.match(err, /✔ deployment\/web runs its own pods again/);
   assert.deepEqual(fake.state, before, 'everything as it was, nothing left');
+});
+
+/** `web`, held by bob, who was heard of so many seconds ago. */
+function heldByBob(agoS: number) {
+  const fake = new FakeCluster();
+  fake.deployment('web');
+  const before = fake.state;
+  fake.hold('web', { id: 's1', ...BOB });
+  const createdAt = new Date(fake.nowMs - agoS * 1_000).toISOString();
+  fake.lease('s1', { holderIdentity: 'bob@mill', createdAt });
+  return { fake, before };
+}
+
+test('a target whose holder lives is refused, and taken with --yes: signed, and its Lease gone when they have read it', async () => {
+  const { fake, before } = heldByBob(3);
+  const held = fake.state;
+  await assert.rejects(restore(fake, { target: 'deployment/web' }), {
+    code: 'session-alive',
+    message: 'deployment/web in namespace shop is held by bob on mill, seen 3 s ago',
+  });
+  assert.deepEqual(fake.state, held);
+  let signed: string | undefined;
+  fake.onLease = (lease) => {
+    signed = lease.metadata.annotations['lpk.dev/ended-by'];
+    fake.objects.delete(LEASE);
+  };
+  const { out } = await restore(fake, { target: 'deployment/web', yes: true });
+  assert.match(out[0] ?? '', /^restored deployment\/web in namespace shop: the session of bob on mill since /);
+  assert.equal(signed, JSON.stringify(ME));
+  assert.deepEqual(fake.state, before);
+});
+
+test('a target whose holder is dead, or is oneself, is restored without a word', async () => {
+  const dead = heldByBob(46);
+  assert.equal((await restore(dead.fake, { target: 'deployment/web' })).code, 0);
+  assert.deepEqual(dead.fake.state, dead.before);
+
+  const fake = new FakeCluster();
+  fake.deployment('web');
+  const before = fake.state;
+  fake.hold('web', { id: 's1', ...ME });
+  fake.lease('s1', { holderIdentity: 'ann@box', createdAt: new Date(fake.nowMs).toISOString() });
+  assert.equal((await restore(fake, { target: 'deployment/web' }, 'text', new Map([['s1', 77]]))).code, 0);
+  assert.deepEqual(fake.state, before);
 });
 
 test('a target may be a Service', async () => {
@@ -150,6 +196,35 @@ test('--all restores one’s own sessions, and lists other people’s', async ()
     'left alone deployment/db in namespace shop: the session of bob on mill since 2026-11-24 10:00:00 UTC',
     'restored deployment/web in namespace shop: your session since 2026-11-24 10:00:00 UTC',
   ]);
+  assert.deepEqual(fake.state, before);
+});
+
+test('--all leaves alone what a process here has, --everyone too', async () => {
+  for (const everyone of [false, true]) {
+    const fake = new FakeCluster();
+    for (const name of ['api', 'web']) fake.deployment(name);
+    fake.hold('web', { id: 's1', ...ME });
+    const before = fake.state;
+    fake.hold('api', { id: 's2', ...ME });
+    const { code, out } = await restore(fake, { everyone }, 'text', new Map([['s1', 77]]));
+    assert.equal(code, 0);
+    const restored = 'restored deployment/api in namespace shop: your session since 2026-11-24 10:00:00 UTC';
+    const running =
+      'its session runs here as process 77; Ctrl-C there ends it, or `lpk restore deployment/web -n shop`';
+    assert.deepEqual(out, [restored, `left alone deployment/web in namespace shop: ${running}`]);
+    assert.deepEqual(fake.state, before);
+  }
+});
+
+test('--all --everyone signs the session of a colleague who lives', async () => {
+  const { fake, before } = heldByBob(3);
+  let signed: string | undefined;
+  fake.onLease = (lease) => {
+    signed = lease.metadata.annotations['lpk.dev/ended-by'];
+    fake.objects.delete(LEASE);
+  };
+  assert.equal((await restore(fake, { everyone: true, yes: true })).code, 0);
+  assert.equal(signed, JSON.stringify(ME));
   assert.deepEqual(fake.state, before);
 });
 
