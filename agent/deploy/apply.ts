@@ -30,6 +30,7 @@ import { besidePod } from './beside.ts';
 import type { Target } from './find.ts';
 import type { Cluster, Json } from './kube.ts';
 import type { RaisedLimit } from './limits.ts';
+import { overtake } from './overtake.ts';
 import { createLease, createRestorer, type LeaseSpec, type Owner, removeRestorer } from './restorer.ts';
 import { assignedUser, planSwap } from './swap.ts';
 import {
@@ -103,6 +104,12 @@ export async function swapIn(cluster: Cluster, target: Target, spec: SwapSpec): 
   const { swapped, record: changes, raised } = planSwap(workload, target.container, agent, holder);
   const record: SessionRecord = { ...changes, changed: [] }; // of a pod, which is made anew as a whole
   const saved = kind === 'pod' && !target.beside ? savedPod(workload) : undefined;
+  let unanswered = false;
+  const changing = (request: Promise<unknown>) =>
+    request.catch((error: unknown) => {
+      unanswered ||= error instanceof LpkError && error.code === 'cluster-unreachable';
+      throw error;
+    });
   try {
     const refused = await createObjects(cluster, target, workload, {
       ...spec,
@@ -118,7 +125,7 @@ export async function swapIn(cluster: Cluster, target: Target, spec: SwapSpec): 
       return held;
     }
     if (saved) {
-      await claimPod(cluster, target, saved, record);
+      await changing(claimPod(cluster, target, saved, record));
       held.claimed = true;
       await replacePod(cluster, target, session, agentsPod(saved, swapped.spec.template.spec, record));
       return held;
@@ -127,7 +134,7 @@ export async function swapIn(cluster: Cluster, target: Target, spec: SwapSpec): 
       try {
         assertServable(kind, workload);
         const plan = planSwap(workload, target.container, agent, holder);
-        await patch(cluster, target, plan.ops);
+        await changing(patch(cluster, target, plan.ops));
         held.raised = plan.raised;
       } catch (error) {
         workload = await readWorkload(cluster, target);
@@ -142,7 +149,7 @@ export async function swapIn(cluster: Cluster, target: Target, spec: SwapSpec): 
     await unblock(cluster, target, podsOf(cluster, namespace), (pods, now) => podsToReplace(kind, pods, now));
     return held;
   } catch (error) {
-    await undo(cluster, held, error);
+    await undo(cluster, held, { error, unanswered });
     throw error;
   }
 }
@@ -155,8 +162,13 @@ async function create(cluster: Cluster, path: string, body: Json): Promise<void>
 }
 
 /** After a failed swap. That this fails too must not hide why the swap failed. */
-async function undo(cluster: Cluster, held: HeldWorkload, error: unknown): Promise<void> {
+async function undo(
+  cluster: Cluster,
+  held: HeldWorkload,
+  { error, unanswered }: { error: unknown; unanswered: boolean },
+): Promise<void> {
   try {
+    if (unanswered) await overtake(cluster, held);
     if (await isUntouched(cluster, held)) await removeObjects(cluster, held.namespace, held.session);
     else await restore(cluster, held);
   } catch (second) {

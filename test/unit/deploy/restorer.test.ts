@@ -382,3 +382,34 @@ test('whichever request is the last of a laptop that dies in a swap, a restore e
   }
   assert.ok(steps > 8, `${steps} steps`);
 });
+
+test('a swap whose answer did not come is not made later, when nothing would know of it', async () => {
+  for (const labels of [undefined, { app: 'web' }]) {
+    const { recorder, ref, target, spec } = scene('deployment');
+    const workload = recorder.objects.get(ref.apiPath);
+    if (labels) workload.metadata.labels = labels;
+    workload.metadata.managedFields = [{ manager: 'kubectl' }];
+    const before = structuredClone(workload);
+    const late: { body: Json; version: string }[] = [];
+    const { request } = recorder.cluster;
+    let version = 1;
+    recorder.cluster.request = async (method, path, options) => {
+      if (method !== 'PATCH' || path !== ref.apiPath) return await request(method, path, options);
+      const body = options?.body as Json;
+      if (late.push({ body, version: body[0].value }) === 1) throw new LpkError('cluster-unreachable', 'no answer');
+      assert.equal(body[0].value, recorder.objects.get(path).metadata.resourceVersion);
+      await request(method, path, options);
+      const { metadata } = recorder.objects.get(path);
+      if (metadata.managedFields.length === 1 && metadata.labels?.['lpk.dev/overtaken'] !== undefined)
+        metadata.managedFields.push({ manager: 'lpk' });
+      metadata.resourceVersion = `${++version}`;
+      return metadata;
+    };
+    await assert.rejects(swapIn(recorder.cluster, target, spec), { code: 'cluster-unreachable', message: 'no answer' });
+    assert.deepEqual(recorder.kinds, []);
+    const { metadata, spec: now } = recorder.objects.get(ref.apiPath);
+    assert.notEqual(metadata.resourceVersion, late[0]?.version, 'the API server answers 409 to it');
+    assert.deepEqual({ ...metadata, resourceVersion: '1' }, before.metadata);
+    assert.deepEqual(now, before.spec);
+  }
+});
