@@ -346,7 +346,8 @@ function namesIn(folder: string): string[] {
   }
 }
 
-function isOurs(file: string): boolean {
+/** A file of this user, or none. */
+export function isOurs(file: string): boolean {
   if (!process.getuid) return true;
   const stat = fs.lstatSync(file, { throwIfNoEntry: false });
   return stat === undefined || (stat.uid === process.getuid() && stat.isFile());

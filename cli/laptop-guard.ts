@@ -7,14 +7,18 @@ import type { ProcessId } from './process-id.ts';
 export type Guard = { dismiss(): void };
 
 /**
- * A shell that waits for the end of a pipe from this process, and is replaced by `undo-when-gone` then: a guard that costs a
+ * A shell that waits for the end of a pipe from this process, and is replaced by the program `ending` then: a guard that costs a
  * shell's memory, not Node's. In a session of its own, so that Ctrl-C and a closed terminal leave it. None on Windows, where there
  * is no such shell.
  */
-export function startGuard(folder: string, owner: ProcessId): Guard {
+export function startGuard(
+  folder: string,
+  owner: ProcessId,
+  ending: 'undo-when-gone' | 'volumes-when-gone' = 'undo-when-gone',
+): Guard {
   if (process.platform === 'win32') return { dismiss() {} };
   // Compiled, the ending is another.
-  const program = path.join(import.meta.dirname, `undo-when-gone${path.extname(import.meta.filename)}`);
+  const program = path.join(import.meta.dirname, `${ending}${path.extname(import.meta.filename)}`);
   const undoing = [process.execPath, program, folder, String(owner.pid), owner.startedAt];
   const child: ChildProcess = spawn('/bin/sh', ['-c', 'cat >/dev/null; exec "$@"', 'sh', ...undoing], {
     stdio: ['pipe', 'ignore', 'ignore'],

@@ -1,4 +1,5 @@
 import { release } from 'node:os';
+import path from 'node:path';
 import { Writable } from 'node:stream';
 import yargs, { type Argv } from 'yargs';
 import { type ErrorCode, LpkError } from '../agent/wire/errors.ts';
@@ -23,6 +24,7 @@ import { stateFolderName } from './state-folder.ts';
 import { statusVerb } from './status-options.ts';
 import type { Verb, VerbGroup, Words } from './verb.ts';
 import { version } from './version.ts';
+import { endLeftVolumes } from './volume-leftovers.ts';
 
 const VERBS: (Verb | VerbGroup)[] = [
   connectVerb,
@@ -60,7 +62,11 @@ async function main(args: string[]): Promise<number> {
   try {
     const chosen = await read(words);
     if (chosen && !chosen.verb.offline) keepLog(chosen, command, output);
-    if (chosen) await undoLeftovers(changesFolders(stateFolderName()), (line) => output.say(line, 'leftover'));
+    if (chosen) {
+      const say = (line: string) => output.say(line, 'leftover');
+      await undoLeftovers(changesFolders(stateFolderName()), say);
+      endLeftVolumes(path.join(stateFolderName(), 'volumes'), say);
+    }
     const exitCode = chosen ? await chosen.verb.run(chosen.words, command, output) : 0;
     output.note('end', 'lpk ends', { exitCode });
     return exitCode;

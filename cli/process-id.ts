@@ -1,5 +1,6 @@
 import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
+import { setTimeout as pause } from 'node:timers/promises';
 import { systemCode } from '../agent/wire/errors.ts';
 
 /** A process, told from a later one with the same pid by when it started. */
@@ -18,6 +19,14 @@ export function processId(pid = process.pid): ProcessId {
 export function isRunning({ pid, startedAt }: ProcessId): boolean {
   const start = startOf(pid);
   return start !== undefined && (startedAt === '' || start === startedAt);
+}
+
+const GONE_MS = 10_000;
+
+/** The pipe that tells of a process's end ends a little before the process does. One that runs after 10 s still is not waited for. */
+export async function untilGone(id: ProcessId): Promise<void> {
+  const until = Date.now() + GONE_MS;
+  while (isRunning(id) && Date.now() < until) await pause(10);
 }
 
 /** Undefined: there is no such process. */

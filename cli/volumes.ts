@@ -1,4 +1,4 @@
-import { mkdirSync, mkdtempSync, realpathSync, rmdirSync, rmSync, statSync, unlinkSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, realpathSync, rmSync } from 'node:fs';
 import { homedir, tmpdir } from 'node:os';
 import path from 'node:path';
 import { AGENT_VOLUME } from '../agent/deploy/agent-container.ts';
@@ -9,7 +9,7 @@ import { stateFolderName } from './state-folder.ts';
 import type { Undo } from './undo.ts';
 import { VolumeCopy } from './volume-copy.ts';
 import { type Agent, VolumeFollower } from './volume-follower.ts';
-import { guardCopies, guardPoints } from './volume-guard.ts';
+import { VolumesNote } from './volume-leftovers.ts';
 import { type Mounted, mountVolumes, type Wrap } from './volume-mounts.ts';
 import { type Mount, personsFolders, planPlacements } from './volume-places.ts';
 import { finishWrites } from './volume-unwritten.ts';
@@ -78,11 +78,12 @@ export async function copyVolumes(given: {
   const folder = mkdtempSync(path.join(tmpdir(), 'lpk-volumes-'));
   const keepIn = path.join(stateFolderName(), 'unwritten', `${target.namespace}-${path.basename(folder)}`);
   const readOnly = all.filter(({ isWritable }) => !(writeBack && isWritable)).map((each) => each.path);
-  const dismiss = guardCopies(folder, keepIn, readOnly);
+  const note = VolumesNote.open({ folder, keepIn, readOnly });
   let isToStay = false;
   undo.add('remove the copies of the volumes', async () => {
-    if (!isToStay) rmSync(folder, { recursive: true, force: true });
-    dismiss();
+    if (isToStay) return; // the next lpk tries again
+    rmSync(folder, { recursive: true, force: true });
+    note.dismiss();
   });
   const root = path.join(folder, 'files');
   const what = count(all.length, 'volume');
@@ -104,10 +105,14 @@ export async function copyVolumes(given: {
   undo.add('stop copying volumes', async () => {
     await Promise.all(followers.map((each) => each.close()));
     isToStay = true;
-    await finishWrites(followers, { keepIn, output }).catch((error: unknown) => {
-      throw new Error(`${error instanceof Error ? error.message : error}; what the pod does not have is in ${root}`);
-    });
-    isToStay = false;
+    try {
+      await finishWrites(followers, { keepIn, output });
+      isToStay = false;
+    } catch (error) {
+      isToStay = !note.endCopies();
+      const why = error instanceof Error ? error.message : error;
+      throw new Error(`${why}; what the pod does not have is in ${isToStay ? root : keepIn}`);
+    }
   });
   const watch = watchFirst(followers, { silenceMs, step, isLive: output.isLive, what });
   const reports = await Promise.all(followers.map((each) => each.first)).finally(() => clearInterval(watch));
@@ -116,7 +121,7 @@ export async function copyVolumes(given: {
     const access = writes && report?.kind === 'folder' ? 'rw' : 'ro';
     return report ? [{ source: copy.place, path: at, kind: report.kind, access }] : [];
   });
-  const { wrap, placed, left } = await place(mounts, folder, undo);
+  const { wrap, placed, left } = await place(mounts, { folder, note, undo });
   const files = reports.reduce((sum, report) => sum + (report?.files ?? 0), 0);
   const bytes = reports.reduce((sum, report) => sum + (report?.bytes ?? 0), 0);
   const where = placed.length > 0 ? `at ${placed.map(shown).join(', ')}` : `in ${root}`;
@@ -173,7 +178,10 @@ async function podMounts(cluster: Cluster, target: Target, pod: string): Promise
 
 type Placed = { wrap: Wrap; placed: string[]; left: Map<string, string> };
 
-async function place(mounts: Mount[], folder: string, undo: Undo): Promise<Placed> {
+async function place(
+  mounts: Mount[],
+  { folder, note, undo }: { folder: string; note: VolumesNote; undo: Undo },
+): Promise<Placed> {
   const asItIs: Wrap = (command, args) => ({ command, args });
   const nowhere = (why: string) => ({
     wrap: asItIs,
@@ -186,13 +194,11 @@ async function place(mounts: Mount[], folder: string, undo: Undo): Promise<Place
   const needed = withRealPaths([folder, process.execPath, ...(process.env.PATH ?? '').split(path.delimiter)]);
   const own = { paths: [...persons, ...needed], folders: personsFolders(persons) };
   const { placements, made, left } = planPlacements(mounts, own);
-  if (made.length > 0) {
-    const dismiss = guardPoints(made.toReversed());
-    undo.add('remove the mount points of the volumes', async () => {
-      made.toReversed().forEach(removeEmpty);
-      dismiss();
-    });
-  }
+  note.usePoints(
+    made,
+    placements.flatMap(({ base, point }) => (base ? [] : [point])),
+  );
+  undo.add('remove the mount points of the volumes', async () => note.removePoints());
   if (placements.length === 0) return { wrap: asItIs, placed: [], left };
   const work = path.join(folder, 'work');
   mkdirSync(work, { mode: 0o700 });
@@ -217,15 +223,4 @@ function withRealPaths(names: string[]): string[] {
       return [name]; // it is missing
     }
   });
-}
-
-/** What is no longer as it was made stays. */
-function removeEmpty(at: string): void {
-  try {
-    const stats = statSync(at);
-    if (stats.isDirectory()) rmdirSync(at);
-    else if (stats.size === 0) unlinkSync(at);
-  } catch {
-    // it is in use, or gone
-  }
 }

@@ -27,6 +27,12 @@ import { FakeCluster } from './fake-cluster.ts';
 async function scene(t: TestContext, names: string[]) {
   const folder = realpathSync(mkdtempSync(path.join(tmpdir(), 'lpk-pod-')));
   t.after(() => rmSync(folder, { recursive: true }));
+  const { XDG_STATE_HOME } = process.env;
+  process.env.XDG_STATE_HOME = path.join(folder, 'state');
+  t.after(() => {
+    if (XDG_STATE_HOME === undefined) delete process.env.XDG_STATE_HOME;
+    else process.env.XDG_STATE_HOME = XDG_STATE_HOME;
+  });
   const fake = new FakeCluster();
   const volumeMounts = names.map((name) => ({ name, mountPath: path.join(folder, name) }));
   const volumes = names.map((name) => ({ name, emptyDir: {} }));
@@ -47,7 +53,8 @@ async function scene(t: TestContext, names: string[]) {
     .setEncoding('utf8')
     .on('data', (text: string) => said.push(...text.trim().split('\n')));
   const output = new Output({ format: 'json', stdout, stderr: new PassThrough().resume() });
-  const undo = new Undo((failure) => assert.fail(failure));
+  const failures: string[] = [];
+  const undo = new Undo((failure) => failures.push(failure));
   t.after(() => undo.run());
   const target = { namespace: 'shop', container: 'app' } as Target;
   const copy = (more: { writeBack?: boolean; silenceMs?: number } = {}) =>
@@ -63,7 +70,7 @@ async function scene(t: TestContext, names: string[]) {
       ...more,
     });
   const events = () => said.map((line) => JSON.parse(line));
-  return { folder, connect, copy, undo, events };
+  return { folder, connect, copy, undo, failures, events };
 }
 
 function rootOf(events: { event: string; state?: string; folder?: string }[]): string | undefined {
@@ -209,6 +216,32 @@ test('what is changed in a copy is written back, and at the end before it is rem
   assert.deepEqual(done.written, [path.join(folder, 'data')]);
   assert.match(done.text, /read-only but for .*data, written back to pod web-1/);
 });
+
+for (const [what, isPlaceLost] of [
+  ['can not be kept one by one is kept whole', false],
+  ['can not be kept at all stays where it is', true],
+] as const) {
+  test(`what is not written back and ${what}, and that place is told`, async (t) => {
+    const { folder, connect, copy, undo, failures, events } = await scene(t, ['data']);
+    mkdirSync(path.join(folder, 'data'));
+    const pair = await connect();
+    await copy({ writeBack: true });
+    const root = rootOf(events()) as string;
+    pair.laptop.close();
+    writeFileSync(path.join(root, folder, 'data/f'), 'mine');
+    const keepIn = path.join(folder, 'state/lpk/unwritten', `shop-${path.basename(path.dirname(root))}`);
+    const inTheWay = isPlaceLost ? keepIn : path.join(keepIn, folder, 'data');
+    mkdirSync(path.dirname(inTheWay), { recursive: true });
+    writeFileSync(inTheWay, '');
+    await undo.run();
+    const place = isPlaceLost ? root : keepIn;
+    assert.equal(failures.length, 1);
+    assert.equal(failures[0]?.slice(failures[0].indexOf('; ')), `; what the pod does not have is in ${place}`);
+    assert.equal(readFileSync(path.join(place, folder, isPlaceLost ? 'data/f' : 'data.more/f'), 'utf8'), 'mine');
+    assert.equal(existsSync(root), isPlaceLost);
+    rmSync(path.dirname(root), { recursive: true, force: true });
+  });
+}
 
 test('a pod without volumes has none', async (t) => {
   const { copy } = await scene(t, []);
