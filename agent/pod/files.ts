@@ -41,6 +41,7 @@ const MAX_TORN = 10;
 /** Serves a session's `files` streams: copies of the container's mounts, and what the laptop writes into them. */
 export class MountFiles {
   #copies = new Map<string, Copy>();
+  #swept = new Set<string>();
   #mountPoints: () => Promise<string[]>;
 
   /** `mountPoints`: where this container has mounts. */
@@ -53,7 +54,7 @@ export class MountFiles {
       if (stream.host === 'write') {
         const wrote = (mount: string, path: string, mark: string | undefined) =>
           this.#copies.get(mount)?.wrote(path, mark);
-        return await serveWrites(stream, await this.#mountPoints(), wrote);
+        return await serveWrites(stream, await this.#mountPoints(), wrote, this.#swept);
       }
       if (stream.host !== '') throw new LpkError('protocol', `this agent knows no files request '${stream.host}'`);
       await this.#copy(stream);

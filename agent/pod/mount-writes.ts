@@ -16,7 +16,7 @@ import { type FileHandle, open, readFile, realpath } from 'node:fs/promises';
 import path from 'node:path';
 import { LpkError, systemCode } from '../wire/errors.ts';
 import { linkObjection, pathObjection } from '../wire/inside.ts';
-import { markOf, partName } from '../wire/look.ts';
+import { Look, markOf, partName } from '../wire/look.ts';
 import type { Stream } from '../wire/stream.ts';
 import { type ReadEntry, readTar } from '../wire/tar.ts';
 
@@ -30,6 +30,10 @@ const { O_RDONLY, O_WRONLY, O_CREAT, O_EXCL, O_DIRECTORY, O_NOFOLLOW, O_NONBLOCK
 const PIECE_BYTES = 64 * 1024;
 /** Nothing of a workload's is in there. */
 const SYSTEM_TREES = ['/proc', '/sys', '/dev', '/.lpk'];
+/** What is being written changes more often: its writer was killed. */
+const STALE_MS = 600_000;
+/** Of which so much of a mount is looked through. */
+const STALE_LOOK = { limitBytes: Number.MAX_SAFE_INTEGER, maxEntries: 20_000 };
 const CHANGED: WriteAnswer = { changed: true };
 
 /** Of this process: proc(5), `/proc/[pid]/mountinfo`, the fifth field. */
@@ -42,19 +46,23 @@ export async function ownMountPoints(): Promise<string[]> {
 /**
  * Serves a `files` stream that writes: an archive whose entries are carried out one by one, in one mount, and answered with a line of JSON
  * each. An entry is carried out when what is there has its mark (none: nothing may be there), or is what it would make of it.
- * `wrote` is told of each. LpkError `not-allowed` for a path that is no mount, `protocol` for a malformed archive.
+ * `wrote` is told of each. A mount that is not yet among `swept` is rid of what an agent was writing there when it was killed. LpkError `not-allowed` for a path that is no mount, `protocol` for a malformed archive.
  */
 export async function serveWrites(
   stream: Stream,
   mountPoints: string[],
   wrote: (mount: string, path: string, mark: string | undefined) => void,
+  swept: Set<string>,
 ): Promise<void> {
   let mount: OpenMount | undefined;
+  let sweep: Promise<void> | undefined;
   try {
     for await (const entry of readTar(stream.iterator({ destroyOnReturn: false }))) {
       if (entry.type === 'mount' && !mount) {
         mount = await OpenMount.open(entry.path, mountPoints);
         stream.accept();
+        if (!swept.has(mount.path)) sweep = mount.removeStaleParts().catch(() => {}); // they stay unseen
+        swept.add(mount.path);
         continue;
       }
       if (!mount) throw new LpkError('protocol', 'the archive names no mount');
@@ -66,6 +74,7 @@ export async function serveWrites(
     }
     stream.end();
   } finally {
+    await sweep;
     await mount?.close();
   }
 }
@@ -110,6 +119,24 @@ class OpenMount {
 
   async close(): Promise<void> {
     await this.#root.close();
+  }
+
+  /** Rejects when the mount can't be read. */
+  async removeStaleParts(): Promise<void> {
+    const look = new Look(`/proc/self/fd/${this.#root.fd}/.`, { except: new Set(this.#others), ...STALE_LOOK });
+    await look.run();
+    for (const part of look.parts) {
+      const folder = await this.#open(path.dirname(part)).catch(() => undefined);
+      try {
+        const at = `/proc/self/fd/${folder?.fd}/${path.basename(part)}`;
+        const stats = folder && statsOf(at);
+        if (stats && Date.now() - Number(stats.mtimeMs) > STALE_MS) unlinkSync(at);
+      } catch {
+        // another user's, or a read-only volume
+      } finally {
+        await folder?.close();
+      }
+    }
   }
 
   /** The stream's and the archive's own errors are thrown; all others are the answer. */

@@ -25,6 +25,7 @@ const MAX_SKIPPED = 100;
 /** A busy machine makes a thread of the pool wait for its turn each time. */
 const AT_ONCE = 64;
 const LISTED_AT_ONCE = 1_024;
+const MAX_PARTS = 1_000;
 const PART = /^\.lpk-[0-9a-f]{16}\.part$/;
 
 /** A name for what is being written, beside where it is to be; no look sees it. `random`: 16 hex digits. */
@@ -44,6 +45,8 @@ export class Look {
   readonly skipped = new Skipped();
   /** Names so far. */
   seen = 0;
+  /** Paths of some that are being written, or were when their writer was killed. */
+  readonly parts: string[] = [];
   #root: string;
   #limits: LookLimits;
   #bytes = 0;
@@ -97,6 +100,7 @@ export class Look {
     })) {
       this.seen++;
       if (!PART.test(name)) names.push(name);
+      else if (this.parts.length < MAX_PARTS) this.parts.push(folder === '.' ? name : `${folder}/${name}`);
       if (names.length > this.#limits.maxEntries - this.found.length) break;
     }
     return names.sort();

@@ -14,6 +14,7 @@ import {
   rmSync,
   statSync,
   symlinkSync,
+  utimesSync,
   writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -221,6 +222,23 @@ test('a write that breaks off leaves the old file, and nothing beside it', async
   stream.destroy();
   await until(() => readdirSync(mount).length === 1, 'the part is gone');
   assert.equal(readFileSync(at('f'), 'utf8'), 'old');
+});
+
+test('what an agent was writing when it was killed is removed once it is old, and nothing else', async (t) => {
+  const { write, at, mount, folder } = await scene(t, ['inner']);
+  const part = '.lpk-0123456789abcdef.part';
+  const young = '.lpk-fedcba9876543210.part';
+  for (const name of ['d/e', 'inner', '../outside']) mkdirSync(at(name), { recursive: true });
+  symlinkSync('../outside', at('link'));
+  for (const name of [part, `d/e/${part}`, young, `inner/${part}`, `../outside/${part}`, 'd/old']) {
+    writeFileSync(at(name), 'half');
+    if (!name.endsWith(young)) utimesSync(at(name), 1, 1);
+  }
+  await write([{ path: 'x', content: 'x' }]);
+  await until(() => !existsSync(at(part)) && !existsSync(at(`d/e/${part}`)), 'both are gone');
+  assert.deepEqual(readdirSync(mount).sort(), [young, 'd', 'inner', 'link', 'x']);
+  assert.deepEqual([readdirSync(at('d')), readdirSync(at('inner'))], [['e', 'old'], [part]]);
+  assert.deepEqual(readdirSync(path.join(folder, 'outside')), [part]);
 });
 
 test('what the volume refuses is answered by its code, and the rest goes on', async (t) => {
