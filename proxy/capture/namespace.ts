@@ -1,7 +1,8 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import dgram from 'node:dgram';
 import { once } from 'node:events';
-import { readSync, writeSync } from 'node:fs';
+import { read, readSync, writeSync } from 'node:fs';
+import { promisify } from 'node:util';
 import { LpkError } from '../../agent/wire/errors.ts';
 import type { Kernel } from './kernel.ts';
 import type { Names } from './names.ts';
@@ -13,6 +14,8 @@ const MAX_KNOWN = 4_096;
 const MAX_NAMESERVERS = 64;
 /** What the helper has for a socket; it takes some 20 µs. */
 const ANSWER_MS = 500;
+/** What it has for its namespace: the kernel makes, and takes down, containers' ones at the same time. */
+const START_MS = 5_000;
 /** RFC 5737. */
 const SOME_ADDRESS: Address = { family: 4, host: '192.0.2.1', port: 53 };
 
@@ -25,6 +28,8 @@ export class Namespace {
   #names: Names;
   #pidfd: number;
   #channel: number;
+  /** Whether what is at the places is nobody's yet; else the helper's byte that says so is to be heard first. */
+  #isFresh = true;
   #known = new Set<bigint>();
   #servers = new Map<string, dgram.Socket>();
   #closed = false;
@@ -38,32 +43,17 @@ export class Namespace {
 
   /** Rejects with `laptop-setup` where this user may make no namespace. */
   static async open(kernel: Kernel, names: Names): Promise<Namespace> {
-    const program = kernel.memfd('lpk-namespace');
     const [ours, theirs] = kernel.socketPair(ANSWER_MS);
+    let namespace: Namespace | undefined;
     try {
-      writeSync(program, namespaceProgram(process.arch, kernel.abi));
-      // In a session of its own: Ctrl-C is not for it. It ends with its channel, and so with lpk.
-      const helper = spawn(`/proc/self/fd/${program}`, [], {
-        argv0: 'lpk-namespace',
-        stdio: [theirs, theirs, 'ignore'],
-        detached: true,
-        env: {},
-        cwd: '/',
-      });
-      await once(helper, 'spawn');
-      helper.on('error', () => {}); // of a kill that came late
-      const namespace = new Namespace(kernel, names, helper, ours);
-      kernel.close(theirs);
-      if (hear(ours) && namespace.#works()) return namespace;
-      namespace.close();
+      namespace = new Namespace(kernel, names, await startHelper(kernel, theirs), ours);
+      if ((await hearFirst(ours)) && namespace.#works()) return namespace;
       throw new Error('the kernel or the sandbox gives no rights in them');
     } catch (cause) {
-      kernel.close(theirs);
-      kernel.close(ours);
+      if (namespace) namespace.close();
+      else kernel.close(ours);
       const why = cause instanceof Error ? cause.message : String(cause);
       throw new LpkError('laptop-setup', `user and network namespaces are refused here: ${why}`, { cause });
-    } finally {
-      kernel.close(program);
     }
   }
 
@@ -103,16 +93,21 @@ export class Namespace {
   }
 
   #take(family: 4 | 6): number {
-    const socket = this.#kernel.copyFdOf(this.#pidfd, PLACES[family]);
-    if (socket < 0) return socket;
     try {
-      writeSync(this.#channel, '.');
-      if (hear(this.#channel)) return socket;
+      this.#isFresh ||= hear(this.#channel);
+      if (!this.#isFresh) return -1;
+      const socket = this.#kernel.copyFdOf(this.#pidfd, PLACES[family]);
+      if (socket < 0) return socket;
+      this.#isFresh = false;
+      try {
+        writeSync(this.#channel, '.');
+      } catch {
+        // it has ended, which the next one hears
+      }
+      return socket;
     } catch {
-      // it has ended
+      return -1; // it takes too long: the next one hears it
     }
-    this.#kernel.close(socket);
-    return -1;
   }
 
   #serve({ family, host, port }: Address): boolean {
@@ -134,7 +129,42 @@ export class Namespace {
   }
 }
 
-/** The helper's byte; false when it has ended. */
+/** @param channel its standard input and output; closed here. */
+async function startHelper(kernel: Kernel, channel: number): Promise<ChildProcess> {
+  let program: number | undefined;
+  try {
+    program = kernel.memfd('lpk-namespace');
+    writeSync(program, namespaceProgram(process.arch, kernel.abi));
+    // In a session of its own: Ctrl-C is not for it. It ends with its channel, and so with lpk.
+    const helper = spawn(`/proc/self/fd/${program}`, [], {
+      argv0: 'lpk-namespace',
+      stdio: [channel, channel, 'ignore'],
+      detached: true,
+      env: {},
+      cwd: '/',
+    });
+    await once(helper, 'spawn');
+    helper.on('error', () => {}); // of a kill that came late
+    return helper;
+  } finally {
+    kernel.close(channel);
+    if (program !== undefined) kernel.close(program);
+  }
+}
+
+/** The helper's first byte; false when it has ended. Rejects when there is none in time. */
+async function hearFirst(channel: number): Promise<boolean> {
+  const latest = performance.now() + START_MS;
+  for (;;) {
+    try {
+      return (await promisify(read)(channel, Buffer.alloc(1), 0, 1, null)).bytesRead === 1;
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EAGAIN' || performance.now() > latest) throw error;
+    }
+  }
+}
+
+/** The helper's byte; false when it has ended. Throws when it takes longer than {@link ANSWER_MS}. */
 function hear(channel: number): boolean {
   return readSync(channel, Buffer.alloc(1)) === 1;
 }
