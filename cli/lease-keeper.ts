@@ -8,6 +8,8 @@ const RENEW_MS = 10_000;
 const LOOK_MS = 1_000;
 /** What a restorer's pod gets to start. */
 const START_MS = 90_000;
+/** What a restorer may take from putting back to the end of the Lease. */
+const RESTORING_MS = 120_000;
 
 export type LeaseKeeperOptions = {
   /** Renews it; the Lease as it is then. */
@@ -30,6 +32,8 @@ export class LeaseKeeper {
   #nowMs: () => number;
   #startedMs: number;
   #renewedMs: number | undefined;
+  /** The last silence that a restorer ends a session for. */
+  #gap = { ms: 0, endedMs: Number.NEGATIVE_INFINITY };
   #askedMs = Number.NEGATIVE_INFINITY;
   #asking = false;
   #ending = false;
@@ -43,9 +47,11 @@ export class LeaseKeeper {
     this.#startedMs = this.#nowMs();
   }
 
-  /** How long this laptop has not been heard of, ms. */
+  /** How long this laptop has not been heard of, ms; or, if a restorer may be at its work for that still, was not just now. */
   get silentMs(): number {
-    return this.#nowMs() - (this.#renewedMs ?? this.#startedMs);
+    const now = this.#nowMs();
+    const gapMs = now - this.#gap.endedMs < RESTORING_MS ? this.#gap.ms : 0;
+    return Math.max(now - (this.#renewedMs ?? this.#startedMs), gapMs);
   }
 
   start(): void {
@@ -76,7 +82,10 @@ export class LeaseKeeper {
     this.#asking = true;
     try {
       const lease = await renew();
-      this.#renewedMs = this.#nowMs();
+      const renewedMs = this.#nowMs();
+      const gapMs = renewedMs - (this.#renewedMs ?? this.#startedMs);
+      if (gapMs >= silenceMs) this.#gap = { ms: gapMs, endedMs: renewedMs };
+      this.#renewedMs = renewedMs;
       this.#askedMs = now;
       const by = endedBy(lease);
       if (by && !this.#ending) {
