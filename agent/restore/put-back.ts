@@ -6,7 +6,7 @@ import { FIELD_MANAGER, patch } from './patch.ts';
 import { planRestore } from './plan.ts';
 import { putBackPod } from './pod.ts';
 import { promote } from './promote.ts';
-import { type SessionRecord, sessionOf, sessionOfPod } from './record.ts';
+import { SESSION_ANNOTATION, type SessionRecord, sessionOf, sessionOfPod } from './record.ts';
 import { untilSeen } from './seen.ts';
 
 /** Puts a workload back, from the laptop or from the restorer in the cluster: the same steps by whatever way there is to ask. */
@@ -28,11 +28,15 @@ export type PodsOf = (workload: Json) => Promise<Json[]>;
 
 /**
  * Puts a workload back as its annotation says, and deletes the pods that would keep it from following. May be called any
- * number of times; a workload that was deleted meanwhile is fine. LpkError: what requests throw, and as `sessionOf`.
+ * number of times; a workload that was deleted meanwhile is fine. LpkError: what requests throw, as `sessionOf`, and `conflict` when
+ * nobody knows any more what the agent's template was before.
  */
 export async function putBack(api: Api, held: Held, podsOf: PodsOf): Promise<RestoreOutcome> {
   if (held.kind === 'pod') return await putBackPod(api, held);
-  const outcome = await retryOnConflict(() => patchBack(api, held));
+  const patched = await retryOnConflict(() => patchBack(api, held));
+  const { workload } = patched;
+  if (workload === 'unrecorded') throw unrecorded(held);
+  const outcome = { ...patched, workload };
   if (outcome.workload !== 'restored' && outcome.workload !== 'not-held') return outcome;
   // Also when it was put back before: whoever did that may have died before these steps.
   const template = outcome.session?.template ?? held.template;
@@ -45,7 +49,9 @@ export async function putBack(api: Api, held: Held, podsOf: PodsOf): Promise<Res
   return { ...outcome, deleted };
 }
 
-async function patchBack(api: Api, held: Held): Promise<RestoreOutcome> {
+type Patched = Omit<RestoreOutcome, 'workload'> & { workload: RestoreOutcome['workload'] | 'unrecorded' };
+
+async function patchBack(api: Api, held: Held): Promise<Patched> {
   let workload: Json;
   try {
     workload = await api.request('GET', held.apiPath);
@@ -55,6 +61,8 @@ async function patchBack(api: Api, held: Held): Promise<RestoreOutcome> {
   }
   const { ops, session, kept } = planRestore(workload);
   if (!session) {
+    const agent = sessionOfPod(workload.spec.template.spec);
+    if (agent !== undefined && agent === (held.session ?? agent)) return { workload: 'unrecorded', kept: [] };
     // Whoever put it back may have died before this step too.
     if (ownFields(workload).length > 0) await retryOnConflict(() => disown(api, held));
     return { workload: 'not-held', kept: [] };
@@ -63,6 +71,14 @@ async function patchBack(api: Api, held: Held): Promise<RestoreOutcome> {
   await patch(api, held, ops);
   await retryOnConflict(() => disown(api, held));
   return { workload: 'restored', session, kept };
+}
+
+/** What the session has in the cluster stays, as its pods need it. */
+function unrecorded({ kind, apiPath }: Held): LpkError {
+  const name = `${kind}/${apiPath.slice(apiPath.lastIndexOf('/') + 1)}`;
+  const gone = `somebody removed the annotation ${SESSION_ANNOTATION}, which says what it was`;
+  const then = 'give it its own template back (`kubectl rollout undo`, or its manifest), then restore again';
+  return new LpkError('conflict', `${name} has the agent in its template, but ${gone}: ${then}`);
 }
 
 /**

@@ -370,6 +370,25 @@ test('a put-back that was cut short is finished before the session’s objects g
   }
 });
 
+test('of a workload whose annotation is gone while it has the agent all stays, which is said', async () => {
+  const path = '/apis/apps/v1/namespaces/shop/deployments/web';
+  const fake = new FakeCluster();
+  const { spec } = fake.deployment('web');
+  fake.hold('web', { id: 's1', ...ME });
+  const held = fake.objects.get(path);
+  held.metadata.annotations = {};
+  const before = fake.state;
+  const said = /deployment\/web has the agent in its template, but somebody removed the annotation lpk\.dev\/session/;
+  await assert.rejects(restore(fake, { target: 'deployment/web' }), { code: 'conflict', message: said });
+  const { code, err } = await restore(fake, {});
+  assert.equal(code, 1);
+  assert.match(err, said);
+  assert.deepEqual(fake.state, before);
+  held.spec = spec;
+  assert.equal((await restore(fake, {})).code, 0);
+  assert.deepEqual([...fake.objects.keys()], [path]);
+});
+
 test('--all goes on after objects that it may not remove', async () => {
   const fake = new FakeCluster();
   for (const id of ['s1', 's2']) fake.leave(id, { createdAt: '2026-11-24T11:00:00Z' });

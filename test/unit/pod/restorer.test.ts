@@ -247,6 +247,18 @@ test('what somebody put back already is only cleared away', async () => {
   assert.deepEqual(world.did, ['PATCH lease at 0', 'DELETE lease at 45']);
 });
 
+test('a workload that has the agent but no annotation any more keeps all that the agent needs, until it is mended', async () => {
+  const world = new World();
+  world.objects.get(CONFIG.apiPath).metadata.annotations = {};
+  world.at(600, () => world.objects.set(CONFIG.apiPath, world.original));
+  const endedAt = await world.run();
+  assert.ok(endedAt >= 600 && endedAt < 611, `ended at ${endedAt}`);
+  assert.deepEqual(
+    world.did.slice(1).map((what) => what.replace(/ at .*/, '')),
+    ['DELETE lease'],
+  );
+});
+
 test('a workload that is another session’s by now, or gone, is left alone', async () => {
   const other = new World();
   const record = planSwap(other.original, 'web', AGENT, { ...HOLDER, id: 'other' });
