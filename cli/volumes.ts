@@ -71,8 +71,10 @@ export async function copyVolumes(given: {
   undo: Undo;
   output: Output;
   silenceMs?: number;
+  mount?: typeof mountVolumes;
 }): Promise<Volumes | undefined> {
-  const { cluster, target, limitBytes, writeBack, undo, output, agent, silenceMs = SILENCE_MS } = given;
+  const { cluster, target, limitBytes, writeBack, undo, output, agent } = given;
+  const { silenceMs = SILENCE_MS, mount = mountVolumes } = given;
   const all = await podMounts(cluster, target, given.pod);
   if (all.length === 0) return undefined;
   const folder = mkdtempSync(path.join(tmpdir(), 'lpk-volumes-'));
@@ -121,16 +123,13 @@ export async function copyVolumes(given: {
     const access = writes && report?.kind === 'folder' ? 'rw' : 'ro';
     return report ? [{ source: copy.place, path: at, kind: report.kind, access }] : [];
   });
-  const { wrap, placed, left } = await place(mounts, { folder, note, undo });
+  const { wrap, placed, left } = await place(mounts, { folder, note, undo, mount });
   const files = reports.reduce((sum, report) => sum + (report?.files ?? 0), 0);
   const bytes = reports.reduce((sum, report) => sum + (report?.bytes ?? 0), 0);
   const where = placed.length > 0 ? `at ${placed.map(shown).join(', ')}` : `in ${root}`;
   const written = mounts.filter(({ access }) => access === 'rw').map((each) => each.path);
   const pods = new Set(followers.flatMap(({ path: at, pod }) => (pod && written.includes(at) ? [pod] : [])));
-  const access =
-    written.length === 0
-      ? 'read-only'
-      : `read-only but for ${written.map(shown).join(', ')}, written back to pod ${[...pods].join(', ')}`;
+  const access = accessWords({ isPlaced: placed.length > 0, written, pods: [...pods] });
   step.done(
     `${count(mounts.length, 'volume')} of the pod (${count(files, 'file')}, ${size(bytes)}), ${access}, ${where}`,
     {
@@ -148,6 +147,14 @@ export async function copyVolumes(given: {
   }
   const find = (at: string) => (placed.includes(path.posix.resolve('/', at)) ? at : path.join(root, at));
   return { env: left.size > 0 ? { LPK_VOLUMES: root } : {}, wrap, find };
+}
+
+/** A mount can be read-only. A folder elsewhere can't: its files have the modes that they have in the pod, and it changes with the pod's. */
+function accessWords(given: { isPlaced: boolean; written: string[]; pods: string[] }): string {
+  const { isPlaced, written, pods } = given;
+  const to = `${written.map(shown).join(', ')}, written back to pod ${pods.join(', ')}`;
+  if (isPlaced) return written.length === 0 ? 'read-only' : `read-only but for ${to}`;
+  return written.length === 0 ? 'copies that are not written back' : `copies that are not written back but for ${to}`;
 }
 
 /** Shows how far the first copies are, and does not wait for one from which nothing comes. */
@@ -180,8 +187,9 @@ type Placed = { wrap: Wrap; placed: string[]; left: Map<string, string> };
 
 async function place(
   mounts: Mount[],
-  { folder, note, undo }: { folder: string; note: VolumesNote; undo: Undo },
+  given: { folder: string; note: VolumesNote; undo: Undo; mount: typeof mountVolumes },
 ): Promise<Placed> {
+  const { folder, note, undo, mount } = given;
   const asItIs: Wrap = (command, args) => ({ command, args });
   const nowhere = (why: string) => ({
     wrap: asItIs,
@@ -204,8 +212,9 @@ async function place(
   mkdirSync(work, { mode: 0o700 });
   let mounted: Mounted;
   try {
-    mounted = await mountVolumes({ placements, work, cwd });
+    mounted = await mount({ placements, work, cwd });
   } catch (error) {
+    note.removePoints(); // nothing will be there
     return nowhere(error instanceof Error ? error.message : String(error));
   }
   undo.add('leave the mount namespace', async () => mounted.close());

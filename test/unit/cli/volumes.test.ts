@@ -57,7 +57,7 @@ async function scene(t: TestContext, names: string[]) {
   const undo = new Undo((failure) => failures.push(failure));
   t.after(() => undo.run());
   const target = { namespace: 'shop', container: 'app' } as Target;
-  const copy = (more: { writeBack?: boolean; silenceMs?: number } = {}) =>
+  const copy = (more: Partial<Parameters<typeof copyVolumes>[0]> = {}) =>
     copyVolumes({
       cluster: fake.cluster,
       target,
@@ -177,6 +177,35 @@ test('what can not be at its path is named by LPK_VOLUMES', async (t) => {
   assert.deepEqual(Object.keys(left.left), [path.join(folder, 'data')]);
   assert.deepEqual(volumes?.wrap('true', ['a']), { command: 'true', args: ['a'] });
 });
+
+for (const [writeBack, access] of [
+  [false, /, copies that are not written back, in \//],
+  [true, /, copies that are not written back but for .*data, written back to pod web-1, in \//],
+] as const) {
+  test(`where namespaces are refused all is in LPK_VOLUMES: ${writeBack ? 'rw' : 'ro'}`, async (t) => {
+    const { folder, connect, copy, undo, events } = await scene(t, ['data']);
+    mkdirSync(path.join(folder, 'data'));
+    writeFileSync(path.join(folder, 'data/f'), 'x');
+    await connect();
+    const volumes = await copy({
+      writeBack,
+      // As the kernel says where an administrator forbids it.
+      mount: async ({ placements }) => {
+        assert.equal(placements[0]?.point, path.join(folder, 'data'));
+        throw new Error('unshare: unshare failed: Operation not permitted');
+      },
+    });
+    const root = rootOf(events()) as string;
+    assert.deepEqual(volumes?.env, { LPK_VOLUMES: root });
+    assert.deepEqual(volumes?.wrap('true', ['a']), { command: 'true', args: ['a'] });
+    assert.equal(readFileSync(path.join(volumes?.find(path.join(folder, 'data')) ?? '', 'f'), 'utf8'), 'x');
+    const left = events().find(({ event }) => event === 'volumes-left');
+    assert.match(left.text, /only in LPK_VOLUMES=.*data \(unshare: .*not permitted\)$/);
+    assert.match(events().find(({ event, state }) => event === 'volumes' && state === 'done').text, access);
+    await undo.run();
+    assert.equal(existsSync(path.dirname(root)), false);
+  });
+}
 
 test('a first copy from which nothing comes is told and left out', async (t) => {
   const { folder, connect, copy, events, undo } = await scene(t, ['dead', 'data']);
