@@ -151,7 +151,7 @@ export async function openCluster(options: LoginOptions = {}, observer?: Cluster
           await sleep(Math.random() * QUOTA_RETRY_MS, undefined, { signal: options.signal });
           continue;
         }
-        throw statusError(status, body, { server, user, doing: `${method} ${path}` });
+        throw statusError(status, body, { server, user, doing: `${method} ${path}`, path });
       } catch (error) {
         throw failure(error, options.signal);
       }

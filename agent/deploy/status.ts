@@ -31,11 +31,19 @@ export function parseBody(text: string): unknown {
   }
 }
 
+/** What every API server has. That it lacks the kind of others, it says with a 404 in plain text. */
+const EVERYWHERE = /^\/(api|apis\/(apps|coordination\.k8s\.io|rbac\.authorization\.k8s\.io))\/v1\//;
+
 /**
  * A failed answer as LpkError; the `Status` stays as its cause. The API server's own message names verb, resource and
- * namespace of a 403, and the object of a 404 or 409. `doing` goes before it: what we were at.
+ * namespace of a 403, and the object of a 404 or 409. `doing` goes before it: what we were at. A 404 that a load balancer
+ * made up by itself, for a `path` that is there, says nothing about the object.
  */
-export function statusError(httpStatus: number, body: unknown, from: { server: string; user: string; doing: string }) {
+export function statusError(
+  httpStatus: number,
+  body: unknown,
+  from: { server: string; user: string; doing: string; path?: string },
+) {
   const status = asStatus(body);
   const said = oneLine(status?.message ?? (typeof body === 'string' ? body : '')) || `HTTP ${httpStatus}`;
   const cause = status ?? body;
@@ -48,11 +56,12 @@ export function statusError(httpStatus: number, body: unknown, from: { server: s
       return new LpkError('forbidden', said, { cause });
     case 404:
     case 410:
+      if (!status && EVERYWHERE.test(from.path ?? '')) break;
       return new LpkError('not-found', said, { cause });
     case 409:
       return new LpkError('conflict', said, { cause });
   }
-  if (httpStatus >= 500 || httpStatus === 429) {
+  if (httpStatus >= 500 || [404, 410, 429].includes(httpStatus)) {
     const message = `${from.server} can't answer now (HTTP ${httpStatus}): ${said}`;
     return new LpkError('cluster-unreachable', message, { cause });
   }

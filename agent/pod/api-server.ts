@@ -32,7 +32,7 @@ const CODES: Record<number, ErrorCode> = {
 
 /**
  * The API server from within a pod, as its service account. Token and CA are read for each request, as both are renewed on
- * disk. LpkError by the answer's status; `cluster-unreachable` for none and for all others.
+ * disk. LpkError by the answer's status; `cluster-unreachable` for none, for all others, and for those that something between says.
  */
 export function apiServer(
   host = process.env.KUBERNETES_SERVICE_HOST ?? '',
@@ -133,10 +133,13 @@ async function readAll(stream: NodeJS.ReadableStream): Promise<string> {
 
 function refusal(status: number, text: string): LpkError {
   let said = text.slice(0, 500);
+  let code: ErrorCode = 'cluster-unreachable';
   try {
-    said = JSON.parse(text).message ?? said;
+    const { kind, message } = JSON.parse(text);
+    if (kind === 'Status') code = CODES[status] ?? code;
+    said = message ?? said;
   } catch {
-    // Not the API server's own words; a proxy's, perhaps.
+    // Not the API server's own words: a load balancer's, whose 404 does not mean that the Lease is gone.
   }
-  return new LpkError(CODES[status] ?? 'cluster-unreachable', `HTTP ${status}: ${said}`);
+  return new LpkError(code, `HTTP ${status}: ${said}`);
 }

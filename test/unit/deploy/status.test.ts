@@ -45,6 +45,16 @@ test('an answer that is no Status still reads well', () => {
   assert.deepEqual(parseBody('{"a":1}'), { a: 1 });
 });
 
+test('a 404 of a load balancer is none of the API server’s, but for kinds that this one may not know', () => {
+  for (const [path, body, code] of [
+    ['/apis/coordination.k8s.io/v1/namespaces/shop/leases/lpk-s1', 'default backend - 404', 'cluster-unreachable'],
+    ['/api/v1/namespaces/shop/pods/web', '', 'cluster-unreachable'],
+    ['/apis/apps/v1/namespaces/shop/deployments/web', status(404, 'not found'), 'not-found'],
+    ['/apis/argoproj.io/v1alpha1/rollouts', '404 page not found', 'not-found'],
+  ] as const)
+    assert.equal(statusError(404, body, { ...FROM, path }).code, code, path);
+});
+
 test('no message is longer than a line of 500', () => {
   assert.equal(oneLine(`a\n\t b${'x'.repeat(600)}`).length, 500);
   assert.equal(oneLine(new Error('a\nb')), 'a b');
