@@ -6,8 +6,7 @@ import { promisify } from 'node:util';
 import { isRunning, type ProcessId, processId } from './process-id.ts';
 
 /** Who listens on a TCP port of this computer; a process of another user may show no more than that it is there. */
-export type Listener = {
-  pid?: number;
+export type Listener = Partial<ProcessId> & {
   name?: string;
   /** Of the user that lpk runs as, and no process that lpk itself was started by: a terminal, a service manager. */
   isOwn: boolean;
@@ -27,25 +26,32 @@ export async function listenersOf(port: number): Promise<Listener[]> {
       return await linuxListeners(port);
     case 'win32':
       return await windowsListeners(port);
-    default:
-      return parseLsof(await told('lsof', ['-nP', `-iTCP:${port}`, '-sTCP:LISTEN', '-Fpcu']), process.getuid?.() ?? -1);
+    default: {
+      const text = await told('lsof', ['-nP', `-iTCP:${port}`, '-sTCP:LISTEN', '-Fpcu']);
+      return parseLsof(text, process.getuid?.() ?? -1).map((found) => ({ ...found, ...processId(found.pid) }));
+    }
   }
 }
 
+/** Whether it is one process, and not a later one with the same pid. */
+export function isSame(a: Listener, b: Listener): boolean {
+  return a.pid !== undefined && a.pid === b.pid && a.startedAt === b.startedAt;
+}
+
 /**
- * SIGTERM, and after `graceMs` SIGKILL for what still runs. Only what {@link listenersOf} found, and only of this user; false:
- * something still runs.
+ * SIGTERM, and after `graceMs` SIGKILL for what still runs. Only what {@link listenersOf} found, and only of this user; whether the port is
+ * free then, another look tells.
  */
-export async function stopListeners(listeners: Listener[], graceMs = GRACE_MS): Promise<boolean> {
+export async function stopListeners(listeners: Listener[], graceMs = GRACE_MS): Promise<void> {
   const lpk = [process.pid, process.ppid];
-  const own = listeners.filter(({ isOwn, pid }) => isOwn && pid !== undefined && !lpk.includes(pid));
-  const ids = own.map(({ pid }) => processId(pid));
+  const ids = listeners.flatMap(({ isOwn, pid, startedAt = '' }) =>
+    isOwn && pid !== undefined && !lpk.includes(pid) ? [{ pid, startedAt }] : [],
+  );
   for (const signal of ['SIGTERM', 'SIGKILL'] as const) {
     for (const id of ids) send(id, signal);
     const until = performance.now() + graceMs;
     while (ids.some(isRunning) && performance.now() < until) await pause(LOOK_MS);
   }
-  return !ids.some(isRunning);
 }
 
 function send(id: ProcessId, signal: NodeJS.Signals): void {
@@ -74,11 +80,12 @@ async function linuxListeners(port: number): Promise<Listener[]> {
     const held = links.filter((link) => inodes.has(link));
     if (held.length === 0) continue;
     for (const link of held) seen.add(link);
+    const id = processId(Number(pid));
     const status = await readFile(`/proc/${pid}/status`, 'utf8').catch(() => '');
     const name = /^Name:\t(.*)$/m.exec(status)?.[1] ?? '';
     // Not the owner of /proc/PID: that is root for every process that has changed its user.
     const [real, effective] = (/^Uid:\t(\d+)\t(\d+)/m.exec(status) ?? []).slice(1).map(Number);
-    found.push({ pid: Number(pid), name, isOwn: real === uid && effective === uid && !above.has(Number(pid)) });
+    found.push({ ...id, name, isOwn: real === uid && effective === uid && !above.has(Number(pid)) });
   }
   // Whose descriptors may not be read, is another user's.
   const unseen = sockets.some(({ inode }) => !seen.has(`socket:[${inode}]`));
@@ -112,7 +119,7 @@ export function parseProcNetTcp(table: string, port: number): { inode: string; u
 }
 
 /** lsof(8), "Output for other programs", fields p, c and u. */
-export function parseLsof(text: string, uid: number): Listener[] {
+export function parseLsof(text: string, uid: number): (Listener & { pid: number })[] {
   const found: (Listener & { pid: number })[] = [];
   for (const line of text.split('\n')) {
     const value = line.slice(1);
@@ -130,7 +137,7 @@ async function windowsListeners(port: number): Promise<Listener[]> {
   return await Promise.all(
     pids.map(async (pid) => {
       const text = await told('tasklist', ['/V', '/FI', `PID eq ${pid}`, '/FO', 'CSV', '/NH']);
-      return { pid, ...parseTasklist(text, username) };
+      return { ...processId(pid), ...parseTasklist(text, username) };
     }),
   );
 }
@@ -146,7 +153,7 @@ export function parseNetstat(text: string, port: number): number[] {
 }
 
 /** `tasklist /V /FO CSV /NH`: the first column is the program, the seventh the user as DOMAIN\NAME. */
-export function parseTasklist(text: string, username: string): Omit<Listener, 'pid'> {
+export function parseTasklist(text: string, username: string): Pick<Listener, 'name' | 'isOwn'> {
   const columns = [...(text.split(/\r?\n/).find(Boolean) ?? '').matchAll(/"([^"]*)"/g)].map(
     (match) => match[1] as string,
   );

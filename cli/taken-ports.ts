@@ -1,12 +1,12 @@
 import type { Ask } from './ask.ts';
-import { type Listener, listenersOf, stopListeners } from './free-port.ts';
+import { isSame, type Listener, listenersOf, stopListeners } from './free-port.ts';
 import type { Output } from './output.ts';
 import { printable } from './printable.ts';
 
 /**
  * Says who already listens on the ports that are wanted, and stops them when told to: by `free` at once, else by the person, if
- * there is one to `ask`. A process of another user is never
- * stopped, nor one that lpk was started by.
+ * there is one to `ask`. A process of another user is never stopped, nor one that lpk was started by, nor one that came while the person
+ * thought.
  */
 export async function freePorts(
   ports: Iterable<number>,
@@ -20,9 +20,9 @@ export async function freePorts(
   for (const port of new Set(ports)) {
     const listeners = await listenersOf(port);
     if (listeners.length === 0) continue;
-    const who = listeners.map(describe).join(' and ');
+    const who = describe(listeners);
     const taken = `port ${port} is taken by ${who}`;
-    const fields = { port, pids: listeners.flatMap(({ pid }) => pid ?? []) };
+    const fields = fieldsOf(port, listeners);
     if (!listeners.every(({ isOwn }) => isOwn)) {
       output.warn(`${taken}, which is left alone: it is not yours, or what lpk was started by`, 'port-taken', fields);
       continue;
@@ -31,11 +31,22 @@ export async function freePorts(
       output.warn(ask ? taken : `${taken}; --free-ports stops it`, 'port-taken', fields);
       if (!ask || !(await (await ask()).confirm(`Stop ${who}?`, false))) continue;
     }
-    if (await stopListeners(listeners)) output.say(`stopped ${who}: port ${port} is free`, 'port-freed', fields);
-    else output.warn(`${who} does not end: port ${port} is still taken`, 'port-taken', fields);
+    const still = (await listenersOf(port)).filter((each) => listeners.some((known) => isSame(each, known)));
+    await stopListeners(still);
+    const left = await listenersOf(port);
+    if (left.length > 0)
+      output.warn(`port ${port} is still taken by ${describe(left)}`, 'port-taken', fieldsOf(port, left));
+    else if (still.length === 0) output.say(`port ${port} is free by now`, 'port-freed', fieldsOf(port, still));
+    else output.say(`stopped ${describe(still)}: port ${port} is free`, 'port-freed', fieldsOf(port, still));
   }
 }
 
-function describe({ pid, name }: Listener): string {
-  return pid === undefined ? 'a process' : `${printable(name || 'a process')} (pid ${pid})`;
+function fieldsOf(port: number, listeners: Listener[]): { port: number; pids: number[] } {
+  return { port, pids: listeners.flatMap(({ pid }) => pid ?? []) };
+}
+
+function describe(listeners: Listener[]): string {
+  return listeners
+    .map(({ pid, name }) => (pid === undefined ? 'a process' : `${printable(name || 'a process')} (pid ${pid})`))
+    .join(' and ');
 }

@@ -13,6 +13,7 @@ import {
   parseTasklist,
   stopListeners,
 } from '../../../cli/free-port.ts';
+import { processId } from '../../../cli/process-id.ts';
 import { freePorts } from '../../../cli/taken-ports.ts';
 
 const children: ChildProcess[] = [];
@@ -22,11 +23,11 @@ after(() => {
 
 /** A process that listens on a port of its own choice. */
 async function server(
-  options: { stubborn?: boolean; uid?: number } = {},
+  options: { stubborn?: boolean; uid?: number; port?: number } = {},
 ): Promise<{ child: ChildProcess; port: number }> {
   const stay = options.stubborn ? `process.on('SIGTERM', () => {});` : '';
   const drop = options.uid === undefined ? '' : `process.setgid(${options.uid}); process.setuid(${options.uid});`;
-  const program = `${drop} ${stay} const s = require('net').createServer().listen(0, '127.0.0.1', () => console.log(s.address().port));`;
+  const program = `${drop} ${stay} const s = require('net').createServer().listen(${options.port ?? 0}, '127.0.0.1', () => console.log(s.address().port));`;
   const child = spawn(process.execPath, ['-e', program], {
     stdio: ['ignore', 'pipe', 'inherit'],
   });
@@ -68,17 +69,17 @@ test('nobody listens on a port that was given back', linux, async () => {
 test('SIGTERM first; SIGKILL for what does not end on it; lpk itself never', linux, async () => {
   const willing = await server();
   const willingEnd = once(willing.child, 'exit');
-  assert.equal(await stopListeners(await listenersOf(willing.port)), true);
+  await stopListeners(await listenersOf(willing.port));
   assert.deepEqual(await willingEnd, [null, 'SIGTERM']);
 
   const stubborn = await server({ stubborn: true });
   const stubbornEnd = once(stubborn.child, 'exit');
   const begun = performance.now();
-  assert.equal(await stopListeners(await listenersOf(stubborn.port), 200), true);
+  await stopListeners(await listenersOf(stubborn.port), 200);
   assert.ok(performance.now() - begun >= 200, 'it had its time');
   assert.deepEqual(await stubbornEnd, [null, 'SIGKILL']);
 
-  assert.equal(await stopListeners([{ pid: process.pid, isOwn: true }]), true);
+  await stopListeners([{ ...processId(), isOwn: true }], 50);
 });
 
 test('a process of another user is left alone', linux, async (t) => {
@@ -86,7 +87,7 @@ test('a process of another user is left alone', linux, async (t) => {
   const { child, port } = await server({ uid: 65534 });
   const [listener] = await listenersOf(port);
   assert.deepEqual([listener?.pid, listener?.isOwn], [child.pid, false]);
-  assert.equal(await stopListeners([listener as NonNullable<typeof listener>], 100), true, 'there was nothing to stop');
+  await stopListeners([listener as NonNullable<typeof listener>], 100);
   const { lines, output } = told();
   await freePorts([port], { free: true, ask: undefined, output });
   assert.match(
@@ -140,6 +141,36 @@ test('a taken port is reported, offered, or freed', linux, async () => {
   await end;
   assert.match(freed.lines.join('\n'), new RegExp(`^stopped ${who}: port ${port} is free$`));
   assert.equal(asked.length, 1, '--free-ports does not ask');
+});
+
+test('who is stopped is who was asked about, and a port is free when nobody has it', linux, async () => {
+  const first = await server();
+  const { port } = first;
+  const yesAfter = (act: () => Promise<void>) => async () => ({ confirm: () => act().then(() => true) });
+  const ended = async (child: ChildProcess) => {
+    const end = once(child, 'exit');
+    child.kill('SIGKILL');
+    await end;
+  };
+
+  const replaced = told();
+  let second = first.child;
+  const ask = yesAfter(async () => {
+    await ended(first.child);
+    second = (await server({ port })).child;
+  });
+  await freePorts([port], { free: false, ask, output: replaced.output });
+  assert.match(replaced.lines[1] ?? '', new RegExp(`^! port ${port} is still taken by .* \\(pid ${second.pid}\\)$`));
+  const [listener] = await listenersOf(port);
+  assert.equal(listener?.pid, second.pid, 'it was not asked about, and goes on');
+
+  // A process with a pid that was another's.
+  await stopListeners([{ ...(listener as NonNullable<typeof listener>), startedAt: 'before' }], 50);
+  assert.equal((await listenersOf(port))[0]?.pid, second.pid);
+
+  const gone = told();
+  await freePorts([port], { free: false, ask: yesAfter(() => ended(second)), output: gone.output });
+  assert.equal(gone.lines[1], `port ${port} is free by now`);
 });
 
 test('a process’s name is no command for the terminal', linux, async () => {
