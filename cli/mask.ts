@@ -6,7 +6,10 @@ const MASKED = '***';
 const MIN_CHARS = 6;
 /** Of a value with several lines (a key, a file), each that is so long is a secret of its own. */
 const MIN_LINE_CHARS = 16;
-const MAX_VALUES = 4_096;
+/** Forms of whole values: a week of tokens that are new each hour, beside 2,000 variables. */
+const MAX_WHOLE_FORMS = 8_192;
+/** Forms of single lines: a bundle of certificates has as many as all else together. */
+const MAX_LINE_FORMS = 4_096;
 
 /** What gives itself away. RFC 6750 and RFC 7617; RFC 3986 3.2.1; RFC 7519; RFC 7468; `password=…` and its kin. */
 const PATTERNS: [RegExp, string][] = [
@@ -28,23 +31,36 @@ const SECRET_NAME = /token|secret|passw|credential|_pwd$|key$/i;
  * looks like a secret whoever it belongs to. What comes here was chosen to hold none.
  */
 export class Mask {
-  /** The longest first: one may hold another. */
-  #values: string[] = [];
+  /** In the order they came: beyond the bound the oldest go, and what is used still comes again with the next request. */
+  #wholes = new Set<string>();
+  /** By the value they are of: beyond the bound those of the longest go, and never a whole value for a line. */
+  #lines = new Map<string, string[]>();
+  /** All of both, the longest first: one may hold another. */
+  #forms: string[] = [];
 
   /** @param but what is no secret although it is among them: names that lpk itself says. */
   hide(values: Iterable<string>, but: Iterable<string> = []): void {
     const open = new Set(but);
-    const known = new Set(this.#values);
+    const closed = (form: string) => !open.has(form);
+    let isNew = false;
     for (const value of values) {
-      if (known.has(value) || open.has(value) || net.isIP(value) !== 0 || SERVICE_LINK.test(value)) continue;
-      for (const form of formsOf(value)) if (!open.has(form)) known.add(form);
+      if (this.#wholes.has(value) || open.has(value) || net.isIP(value) !== 0 || SERVICE_LINK.test(value)) continue;
+      const wholes = [value, value.trim()].flatMap(formsOf).filter(closed);
+      for (const form of wholes) this.#wholes.add(form);
+      const lines = linesOf(value).flatMap(formsOf).filter(closed);
+      if (lines.length > 0) this.#lines.set(value, lines);
+      isNew ||= wholes.length > 0;
     }
-    if (known.size === this.#values.length) return; // credentials come with every request
-    this.#values = [...known].sort((a, b) => b.length - a.length).slice(0, MAX_VALUES);
+    if (!isNew) return; // credentials come with every request
+    const tooMany = Math.max(0, this.#wholes.size - MAX_WHOLE_FORMS);
+    for (const oldest of [...this.#wholes].slice(0, tooMany)) this.#wholes.delete(oldest);
+    this.#lines = withinBound(this.#lines);
+    const all = new Set([...this.#wholes, ...[...this.#lines.values()].flat()]);
+    this.#forms = [...all].sort((a, b) => b.length - a.length);
   }
 
   apply(text: string): string {
-    const without = this.#values.reduce((rest, value) => rest.replaceAll(value, MASKED), text);
+    const without = this.#forms.reduce((rest, value) => rest.replaceAll(value, MASKED), text);
     return PATTERNS.reduce((rest, [pattern, instead]) => rest.replace(pattern, instead), without);
   }
 }
@@ -62,19 +78,31 @@ export function secretVariables(env: NodeJS.ProcessEnv): string[] {
   return Object.entries(env).flatMap(([name, value]) => (value && SECRET_NAME.test(name) ? [value] : []));
 }
 
-function formsOf(value: string): string[] {
+/** Lines that are secrets of their own. */
+function linesOf(value: string): string[] {
   const lines = value.split('\n').map((line) => line.trim());
-  const parts = [
-    value,
-    value.trim(),
-    ...(lines.length > 1 ? lines.filter((line) => line.length >= MIN_LINE_CHARS) : []),
+  return lines.length > 1 ? lines.filter((line) => line.length >= MIN_LINE_CHARS) : [];
+}
+
+function withinBound(lines: Map<string, string[]>): Map<string, string[]> {
+  const fewestFirst = [...lines].sort(([, a], [, b]) => a.length - b.length);
+  const kept = new Map<string, string[]>();
+  let room = MAX_LINE_FORMS;
+  for (const [value, forms] of fewestFirst) {
+    if (room === 0) break;
+    const fitting = forms.slice(0, room);
+    kept.set(value, fitting);
+    room -= fitting.length;
+  }
+  return kept;
+}
+
+function formsOf(part: string): string[] {
+  if (part.length < MIN_CHARS) return [];
+  return [
+    part,
+    JSON.stringify(part).slice(1, -1),
+    encodeURIComponent(part.toWellFormed()),
+    Buffer.from(part).toString('base64'),
   ];
-  return parts
-    .filter((part) => part.length >= MIN_CHARS)
-    .flatMap((part) => [
-      part,
-      JSON.stringify(part).slice(1, -1),
-      encodeURIComponent(part.toWellFormed()),
-      Buffer.from(part).toString('base64'),
-    ]);
 }

@@ -29,6 +29,30 @@ test('of two secrets the one that holds the other goes as a whole', () => {
   assert.equal(mask.apply('it is hunter22-and-more'), 'it is ***');
 });
 
+test('a long file among the values pushes no other secret out, before or after it', () => {
+  const bundle = Array.from({ length: 3_000 }, (_, i) => `line ${i} ${'c'.repeat(50)}`).join('\n');
+  for (const values of [
+    ['hunter22', KEY, bundle],
+    [bundle, KEY, 'hunter22'],
+  ]) {
+    const mask = new Mask();
+    for (const value of values) mask.hide([value]);
+    assert.equal(mask.apply('it is hunter22'), 'it is ***');
+    assert.equal(mask.apply(`it is ${KEY.split('\n')[1]}`), 'it is ***');
+    assert.equal(mask.apply(`it is ${bundle}`), 'it is ***');
+  }
+});
+
+test('tokens that are new each hour are known for a week, and what is known has a bound', () => {
+  const mask = new Mask();
+  mask.hide(Array.from({ length: 1_000 }, (_, i) => `variable ${i}`));
+  for (let hour = 0; hour < 7 * 24; hour++) mask.hide([`token of hour ${hour}`]);
+  for (const known of ['variable 0', 'token of hour 0', 'token of hour 167']) assert.equal(mask.apply(known), '***');
+  mask.hide(Array.from({ length: 10_000 }, (_, i) => `more ${i}`));
+  assert.equal(mask.apply('more 9999'), '***');
+  assert.equal(mask.apply('variable 0'), 'variable 0', 'the oldest went');
+});
+
 test('what everybody knows stays: short words, addresses, service links, and names that lpk itself says', () => {
   const mask = new Mask();
   mask.hide(['80', 'true', '10.96.0.1', 'fd00::1', 'tcp://10.96.0.10:443', 'frontend'], ['frontend']);
