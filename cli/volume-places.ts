@@ -142,6 +142,7 @@ function isPersons(folder: string, folders: string[]): boolean {
     return false;
   }
   if (process.getuid?.() !== 0 || folders.some((each) => isIn(folder, each))) return true;
+  if (!SYSTEM.includes(folder) && folders.some((each) => isIn(each, folder))) return true; // a project above this one
   const { uid, mode } = statSync(folder);
   return uid !== 0 || (mode & STICKY) !== 0;
 }

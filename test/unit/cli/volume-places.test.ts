@@ -141,19 +141,20 @@ test('where everybody may make something, and where root itself works, the mount
   if (process.getuid?.() !== 0) return t.skip('an ordinary user makes it wherever he may');
   for (const name of ['sticky', 'project/src', 'roots']) mkdirSync(path.join(folder, name), { recursive: true });
   chmodSync(path.join(folder, 'sticky'), 0o1777);
-  const own = { paths: [], folders: [path.join(folder, 'project')] };
-  const names = ['project/src/b', 'roots/c', 'sticky/a'];
+  mkdirSync(path.join(folder, 'app/src'), { recursive: true });
+  const own = { paths: [], folders: [path.join(folder, 'project'), path.join(folder, 'app/src')] };
+  const names = ['app/b', 'project/src/b', 'roots/c', 'sticky/a'];
   const { placements, made } = planPlacements(
     names.map((name) => folderAt(path.join(folder, name))),
     own,
   );
   assert.deepEqual(
     made,
-    ['project/src/b', 'sticky/a'].map((name) => path.join(folder, name)),
+    ['app/b', 'project/src/b', 'sticky/a'].map((name) => path.join(folder, name)),
   );
   assert.deepEqual(
     placements.map(({ base }) => base?.folder),
-    [undefined, path.join(folder, 'roots'), undefined],
+    [undefined, undefined, path.join(folder, 'roots'), undefined],
   );
 });
 
