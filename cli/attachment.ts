@@ -28,6 +28,10 @@ export type AttachmentOptions = {
   route: Route;
   /** Says why the workload is no longer this session's: a sentence without its end. `otherwise`: when nobody says who did it. */
   whyEnded?: (otherwise: string) => Promise<string>;
+  /**
+   * Of a pod that no controller makes again: sees to it that it runs, until `signal`. @returns whether the session goes on.
+   */
+  remake?: (signal: AbortSignal) => Promise<boolean>;
   /** The cluster has no room for the agents' pods: makes some. @returns whether it could. */
   makeRoom?: () => Promise<boolean>;
 };
@@ -62,6 +66,9 @@ export class Attachment extends EventEmitter<AttachmentEvents> {
   #first = Promise.withResolvers<Session>();
   #over = Promise.withResolvers<never>();
   #closed = false;
+  #hasBegun = false;
+  #keepsPod = new AbortController();
+  #remaking: Promise<void> | undefined;
 
   constructor(options: AttachmentOptions) {
     super();
@@ -144,8 +151,15 @@ export class Attachment extends EventEmitter<AttachmentEvents> {
     return (await this.#options.makeRoom?.()) ?? false;
   }
 
+  /** From now on the pod may go; resolves when it is not being made anew either. */
+  async letPodGo(): Promise<void> {
+    this.#keepsPod.abort();
+    await this.#remaking;
+  }
+
   /** Leaves every agent at once. */
   close(): void {
+    this.#keepsPod.abort();
     this.#closed = true;
     this.#stop.abort();
     this.#listening.close();
@@ -157,6 +171,7 @@ export class Attachment extends EventEmitter<AttachmentEvents> {
     await this.#listening.start();
     const named = (pods: string[], revisions: string[]) => {
       this.emit('named', pods);
+      if (pods.length === 0 && !this.#remakeOnce()) void this.check();
       // Also of pods that never run: somebody may have changed the image meanwhile.
       for (const revision of revisions) this.emit('revision', revision);
     };
@@ -168,7 +183,7 @@ export class Attachment extends EventEmitter<AttachmentEvents> {
       this.#attach(event.uid, event.pod).catch((error: unknown) => this.#attachFailed(event.uid, event.pod, error));
     } else if (event.type === 'gone') {
       this.#detach(event.uid, 'the pod is gone');
-      void this.check();
+      if (!this.#remakeOnce()) void this.check();
     } else {
       const error = new LpkError(event.code, event.message);
       if (event.fatal && this.#attached.size === 0) this.#end(error);
@@ -198,6 +213,7 @@ export class Attachment extends EventEmitter<AttachmentEvents> {
     tunnel.on('end', (error) => this.#attachFailed(uid, pod, error));
     this.#options.route.add(tunnel);
     this.emit('attached', { pod, transport: this.transport, rttMs: tunnel.session.link.rttMs });
+    this.#hasBegun = true;
     this.#first.resolve(tunnel.session);
   }
 
@@ -220,6 +236,24 @@ export class Attachment extends EventEmitter<AttachmentEvents> {
     if (!this.#closed && entry.session) this.emit('detached', { pod: entry.pod });
   }
 
+  /** @returns whether that is this laptop's to do. A session that never began is over instead. */
+  #remakeOnce(): boolean {
+    const { remake, target } = this.#options;
+    const { signal } = this.#keepsPod;
+    if (!remake || !this.#hasBegun || signal.aborted) return false;
+    const name = workloadName(target);
+    const run = async () => {
+      if (await remake(signal)) return;
+      throw new LpkError('session-ended', await this.#whyEnded(`${name} was removed by somebody else`));
+    };
+    this.#remaking ??= run()
+      .catch((error: unknown) => !signal.aborted && this.#end(error))
+      .then(() => {
+        this.#remaking = undefined;
+      });
+    return true;
+  }
+
   /** An agent's pod went: because somebody took the workload back? */
   async #stillOurs(): Promise<void> {
     const { cluster, target, session } = this.#options;
@@ -229,6 +263,7 @@ export class Attachment extends EventEmitter<AttachmentEvents> {
       holder = sessionOf(await readWorkload(cluster, target));
     } catch (error) {
       if (!(error instanceof LpkError) || error.code !== 'not-found') return; // can't tell now; the next event asks again
+      if (this.#remakeOnce()) return;
       throw new LpkError('session-ended', await this.#whyEnded(`${name} was deleted`), { cause: error });
     }
     if (this.#closed || holder?.id === session) return;

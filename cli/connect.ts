@@ -11,6 +11,7 @@ import { forgetHistory } from '../agent/deploy/history.ts';
 import type { Cluster } from '../agent/deploy/kube.ts';
 import { preflight } from '../agent/deploy/preflight.ts';
 import { clusterNetwork } from '../agent/deploy/ranges.ts';
+import { remakePod } from '../agent/deploy/remake-pod.ts';
 import { rolloutState, waitRollout } from '../agent/deploy/rollout.ts';
 import { whichPods, workloadName } from '../agent/deploy/workload.ts';
 import type { LpkError } from '../agent/wire/errors.ts';
@@ -242,7 +243,19 @@ export async function swap({
   };
   const guarded = { cluster, target, session: spec.session, silenceMs, restorer, remedy, output };
   let keeper: LeaseKeeper | undefined;
-  const attachment = new Attachment({
+  const remake = async (stop: AbortSignal) => {
+    const { manifest } = await swapped;
+    return await remakePod(
+      cluster,
+      { ref: target, session: sessionId, manifest },
+      {
+        signal: stop,
+        made: () => output.say(`${name} is made anew`, 'remade', { workload: name }),
+        refused: (error) => output.warn(error.message, 'trouble', { code: error.code }),
+      },
+    );
+  };
+  const attachment: Attachment = new Attachment({
     cluster,
     target,
     session: spec.session,
@@ -253,6 +266,7 @@ export async function swap({
     route,
     whyEnded: (otherwise) => whyEnded(guarded, keeper, otherwise),
     makeRoom: () => giveUpRestorer(guarded, keeper),
+    ...(target.beside ? { remake } : {}),
   });
   undo.add('leave the agents', async () => attachment.close());
   const forget = noteSession(spec.session, { ...cluster, namespace: target.namespace, what: name });
@@ -263,6 +277,7 @@ export async function swap({
     `restore ${name}`,
     async () => {
       keeper?.ending();
+      await attachment.letPodGo();
       const held = await swapped.catch(() => undefined); // a failed swap has undone itself
       if (held) await putBack(cluster, target, held, options.wait, output);
     },

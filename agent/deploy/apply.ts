@@ -74,6 +74,8 @@ export type HeldWorkload = WorkloadRef & {
   claimed?: boolean;
   /** Why there is no Lease or no restorer although they were asked for: what the API server said. */
   refused?: LpkError;
+  /** Of a pod beside a workload's: what makes it. */
+  manifest?: Json;
   /** Of its container, while it is held. */
   raised?: RaisedLimit[];
 };
@@ -122,6 +124,7 @@ export async function swapIn(cluster: Cluster, target: Target, spec: SwapSpec): 
     if (target.beside) {
       const body = besidePod(workload, target.container, agent, holder);
       await create(cluster, listPath('pod', namespace), body);
+      held.manifest = body;
       return held;
     }
     if (saved) {

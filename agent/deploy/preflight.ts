@@ -29,7 +29,11 @@ function rightsOnWorkload(target: Servable): Right[] {
   const { kind, beside } = target;
   const pods = { resource: 'pods' };
   if (beside) {
-    return [...on(['get'], itself(beside)), ...on(['create', 'get', 'list', 'watch', 'delete'], pods)];
+    return [
+      ...on(['get'], itself(beside)),
+      ...on(['create', 'get', 'list', 'watch', 'delete'], pods),
+      { verb: 'get', resource: 'configmaps' }, // whether the session goes on, when its pod is lost
+    ];
   }
   if (kind === 'pod') {
     const all = on(['create', 'get', 'list', 'watch', 'patch', 'delete'], pods);

@@ -100,7 +100,7 @@ async function remake(api: Api, held: Held & { session: string }, saved: SavedPo
 
 /** The manifest; undefined when the session has none, or none any more. LpkError: what requests throw. */
 async function readSaved(api: Api, namespace: string, session: string): Promise<SavedPod | undefined> {
-  const configMap = await unlessMissing(api.request('GET', savedPath(namespace, session)));
+  const configMap = await readIfThere(api, savedPath(namespace, session));
   const text = configMap?.data?.[SAVED_POD_KEY];
   return text === undefined ? undefined : (JSON.parse(text) as SavedPod);
 }
@@ -120,7 +120,7 @@ async function unclaim(api: Api, held: Held, pod: Json): Promise<void> {
 }
 
 export async function readPod(api: Api, { apiPath }: { apiPath: string }): Promise<Json | undefined> {
-  return await unlessMissing(api.request('GET', apiPath));
+  return await readIfThere(api, apiPath);
 }
 
 /** This very pod: another may have its name by now. */
@@ -148,9 +148,10 @@ export async function untilGone(api: Api, held: Held, { metadata, spec }: Json):
   }
 }
 
-async function unlessMissing(reading: Promise<Json>): Promise<Json | undefined> {
+/** Undefined when it is not there. LpkError: what requests throw. */
+export async function readIfThere(api: Api, path: string): Promise<Json | undefined> {
   try {
-    return await reading;
+    return await api.request('GET', path);
   } catch (error) {
     if (error instanceof LpkError && error.code === 'not-found') return undefined;
     throw error;

@@ -13,6 +13,14 @@ const SLOWLY = 1_000_000;
 let scene: Scene;
 before(async () => {
   scene = await Scene.open('attach');
+  // As a drain meets it: one that lets a pod go.
+  const { spec } = await scene.cluster.request('GET', `/apis/apps/v1/namespaces/${scene.namespace}/deployments/web`);
+  await scene.apply({
+    apiVersion: 'policy/v1',
+    kind: 'PodDisruptionBudget',
+    metadata: { name: 'web' },
+    spec: { maxUnavailable: 1, selector: spec.selector },
+  });
 });
 after(() => scene?.close());
 

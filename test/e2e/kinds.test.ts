@@ -3,6 +3,7 @@ import { after, before, describe, test } from 'node:test';
 import type { Json } from '../../agent/deploy/kube.ts';
 import { sessionOfPod } from '../../agent/restore/record.ts';
 import { endAll, type Lpk } from './lpk.ts';
+import { connectSocks } from './scene.ts';
 import { eventually, type Listener, listen, Shop, service, sidecar, workload } from './shop.ts';
 
 /** Every kind of workload, served and put back, by the real CLI on the real cluster. */
@@ -192,6 +193,22 @@ describe('one pod', { concurrency: 3 }, () => {
       for (const who of ['the laptop', 'the other', 'beside in pod']) if (received?.includes(who)) heard.add(who);
       return heard.size === 3;
     });
+    const [evicted] = second.events.filter(({ event }) => event === 'attached');
+    const eviction = { apiVersion: 'policy/v1', kind: 'Eviction', metadata: { name: evicted?.pod } };
+    const evict = `/api/v1/namespaces/${shop.namespace}/pods/${evicted?.pod}/eviction`;
+    const { proxyPort } = await second.event('ready');
+    const open = await connectSocks(proxyPort, 'kubernetes.default', 443);
+    open.on('error', () => {}); // it is to be cut
+    const from = second.events.length;
+    await shop.cluster.request('POST', evict, { body: eviction });
+    const cut = await second.until('the cut', () => second.events.slice(from).find(({ event }) => event === 'cut'));
+    assert.deepEqual([cut.pod, cut.connections], [evicted?.pod, 1], `${second}`);
+    await second.until('a new pod', () => second.events.slice(from).find(({ event }) => event === 'attached'));
+    assert.equal(second.events.slice(from).filter(({ event }) => event === 'remade').length, 1, `${second}`);
+    await eventually(`it answers; ${second}`, async () => {
+      const { received } = await shop.callHttp('beside', 8080);
+      return received?.includes('the other');
+    });
     const told = shop.lpk('status');
     await told.exit();
     assert.equal(told.events.filter(({ beside }) => beside === 'deployment/beside').length, 2, `${told}`);
@@ -306,6 +323,16 @@ describe('a bare pod', { concurrency: 3 }, () => {
       return !isAgent(pod) && pod;
     });
     assertSame(back, given.before, given.lpk);
+  });
+
+  test('that is evicted ends the session, and comes back as it was', async () => {
+    const given = await podSession('evicted');
+    const eviction = { apiVersion: 'policy/v1', kind: 'Eviction', metadata: { name: 'evicted' } };
+    const path = `/api/v1/namespaces/${shop.namespace}/pods/evicted/eviction`;
+    await shop.cluster.request('POST', path, { body: eviction });
+    assert.deepEqual(await given.lpk.exit(), { code: 1, signal: null }, `${given.lpk}`);
+    assert.match(given.lpk.stderr, /^lpk: pod\/evicted was deleted$/m, `${given.lpk}`);
+    assertSame(await running('evicted'), given.before, given.lpk);
   });
 
   test('that somebody deleted meanwhile comes back too; one that they made of that name is left alone', async () => {
