@@ -7,7 +7,7 @@ import { agentBundle } from '../agent/deploy/bundle.ts';
 import { containerEnvironment } from '../agent/deploy/container-environment.ts';
 import { findTarget, parseTarget, type Target } from '../agent/deploy/find.ts';
 import { helpsToServe } from '../agent/deploy/helpful-rights.ts';
-import { forgetHistory } from '../agent/deploy/history.ts';
+import { forgetHistoryAfterRollout } from '../agent/deploy/history.ts';
 import type { Cluster } from '../agent/deploy/kube.ts';
 import { preflight } from '../agent/deploy/preflight.ts';
 import { clusterNetwork } from '../agent/deploy/ranges.ts';
@@ -316,7 +316,7 @@ async function putBack(
       signal: new AbortController().signal,
       onProgress: (done, total, text) => step.update(`restoring ${name}: ${text}`, { done, total }),
     })
-      .then(() => forgetHistory(cluster, target))
+      .then(() => forgetHistoryAfterRollout(cluster, target))
       .catch((error: LpkError) => output.warn(`${name} is restored, but its rollout is not done: ${error.message}`));
   }
   const outcome = {

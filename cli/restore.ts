@@ -1,7 +1,7 @@
 import { type FoundSession, findSessions, removeOrphan, restore as restoreWorkload } from '../agent/deploy/apply.ts';
 import { findWorkload, parseTarget } from '../agent/deploy/find.ts';
 import { helpsToRestore } from '../agent/deploy/helpful-rights.ts';
-import { forgetHistory, withAgentsInHistory } from '../agent/deploy/history.ts';
+import { forgetHistory, forgetHistoryAfterRollout, withAgentsInHistory } from '../agent/deploy/history.ts';
 import type { Cluster } from '../agent/deploy/kube.ts';
 import { sessionsBeside } from '../agent/deploy/pod-sessions.ts';
 import { preflightRestore } from '../agent/deploy/preflight.ts';
@@ -402,7 +402,7 @@ async function waitFor(cluster: Cluster, workload: WorkloadRef, { output }: Surr
       signal: new AbortController().signal,
       onProgress: (ready, total, text) => step.update(`waiting for ${name}: ${text}`, { ready, total }),
     });
-    const history = await forgetHistory(cluster, workload);
+    const history = await forgetHistoryAfterRollout(cluster, workload);
     step.done(`${name} runs its own pods again`);
     return history;
   } catch (error) {

@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { unlessGone } from '../restore/api.ts';
 import { hasHistory, isInUse, revisionsOf, revisionsPath } from '../restore/history.ts';
 import { sessionOf, sessionOfPod } from '../restore/record.ts';
@@ -6,6 +7,9 @@ import type { Cluster, Json } from './kube.ts';
 import { kindOf, readWorkload, type WorkloadKind, type WorkloadRef, workloadRef } from './workload.ts';
 
 /** The agent in workloads' histories, from where `kubectl rollout undo` would bring it back. */
+
+const SCALED_DOWN_MS = 10_000;
+const LOOK_MS = 100;
 
 /**
  * Removes agents' templates from the workload's history. What is in use stays, so it is to be called when the rollout after
@@ -29,6 +33,22 @@ export async function forgetHistory(cluster: Cluster, ref: WorkloadRef): Promise
       await unlessGone(cluster.request('DELETE', `${revisionsPath(ref)}/${metadata.name}`));
     return { removed: unused.length, stayed: agents.length - unused.length };
   });
+}
+
+/**
+ * As `forgetHistory`, when `waitRollout` has seen the workload's own pods: a Deployment's status counts those before its controller
+ * has scaled down a ReplicaSet of agents that it made just now.
+ */
+export async function forgetHistoryAfterRollout(
+  cluster: Cluster,
+  ref: WorkloadRef,
+): Promise<{ removed: number; stayed: number }> {
+  const until = performance.now() + SCALED_DOWN_MS;
+  for (let removed = 0; ; await sleep(LOOK_MS)) {
+    const now = await forgetHistory(cluster, ref);
+    removed += now.removed;
+    if (now.stayed === 0 || performance.now() > until) return { removed, stayed: now.stayed };
+  }
 }
 
 /** The workloads, of the cluster's namespace or of all, with an agent in their history. */

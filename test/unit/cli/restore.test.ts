@@ -290,6 +290,25 @@ test('after the rollout the agent is gone from the workload’s history too', as
   assert.equal(fake.objects.has(path), false);
 });
 
+test('a ReplicaSet of agents that is scaled down only after the rollout goes from the history too', async () => {
+  const fake = new FakeCluster();
+  const workload = fake.deployment('web');
+  fake.hold('web', { id: 's1', ...ME });
+  const template = fake.objects.get('/apis/apps/v1/namespaces/shop/deployments/web').spec.template;
+  const path = '/apis/apps/v1/namespaces/shop/replicasets/web-1';
+  const metadata = { name: 'web-1', namespace: 'shop', ownerReferences: [{ uid: workload.metadata.uid }] };
+  let reads = 0;
+  const spec = {
+    template,
+    get replicas() {
+      return ++reads < 3 ? 1 : 0;
+    },
+  };
+  fake.objects.set(path, { metadata, spec });
+  assert.equal((await restore(fake, { target: 'deployment/web' })).code, 0);
+  assert.equal(fake.objects.has(path), false);
+});
+
 /** Of the workload `web`, at an agent's template: what a session leaves that its restorer ended. */
 function agentRevision(fake: FakeCluster, replicas: number): string {
   const workload = fake.deployment('web');
