@@ -35,7 +35,7 @@ let shop: Shop;
 before(async () => {
   shop = await Shop.open('rights');
   await kubectl(['apply', '-n', shop.namespace, '-f', RBAC]);
-  const names = ['web', 'left', 'held'];
+  const names = ['web', 'left', 'held', 'contested'];
   const held = { id: 'fake000000', owner: 'bob', host: 'mill', since: '2026-11-24T10:00:00.000Z', container: 'app' };
   const annotations = { 'lpk.dev/session': JSON.stringify({ v: 1, ...held, changed: [] }) };
   await shop.deploy(
@@ -115,6 +115,30 @@ describe('with the Role of docs/rbac.yaml', { concurrency: 4 }, () => {
     await fetch(`http://127.0.0.1:${port}/`, { headers: { 'x-exit': '0' } });
     await ends(lpk);
     assert.deepEqual(await shop.leftOf('deployment/web'), [], `${lpk}`);
+  });
+
+  test('connect --take-over; and when its laptop dies, its restorer puts it back', async () => {
+    const spec = await shop.specOf('deployment/contested');
+    const theirs = shop.lpk('connect', 'deployment/contested');
+    await theirs.event('ready');
+    const lpk = await as('lpk-connect', 'connect', 'deployment/contested', '--take-over', '--restore-after', '15');
+    await lpk.event('ready');
+    assert.deepEqual(await theirs.exit(), { code: 1, signal: null }, `${theirs}`);
+    const { session } = await lpk.event('swap', ({ state }) => state === 'done');
+    const lease = `/apis/coordination.k8s.io/v1/namespaces/${shop.namespace}/leases/lpk-${session}`;
+    await eventually('the restorer watches', async () => {
+      const { annotations = {} } = (await shop.cluster.request('GET', lease)).metadata;
+      return annotations['lpk.dev/watching-since'] !== undefined && annotations['lpk.dev/revisions'] !== undefined;
+    });
+    lpk.signal('SIGKILL');
+    await lpk.exit();
+    await eventually('it is put back', async () => {
+      const objects = await shop.objectsOf('deployment/contested');
+      return objects.length === 0 && (await shop.specOf('deployment/contested')) === spec;
+    });
+    // The revision of the session that was taken over is none of the restorer's.
+    await ends(await as('lpk-restore', 'restore', 'deployment/contested'));
+    assert.deepEqual(await shop.leftOf('deployment/contested'), []);
   });
 
   test('connect --no-restorer, a StatefulSet by one of its pods', async () => {
