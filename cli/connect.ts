@@ -4,7 +4,6 @@ import { agentPorts, newSessionId } from '../agent/deploy/agent-container.ts';
 import { restore, swapIn } from '../agent/deploy/apply.ts';
 import { heldTarget } from '../agent/deploy/beside.ts';
 import { agentBundle } from '../agent/deploy/bundle.ts';
-import { containerEnvironment } from '../agent/deploy/container-environment.ts';
 import { findTarget, parseTarget, type Target } from '../agent/deploy/find.ts';
 import { helpsToServe } from '../agent/deploy/helpful-rights.ts';
 import { forgetHistoryAfterRollout } from '../agent/deploy/history.ts';
@@ -43,6 +42,7 @@ import { giveUpRestorer, keepLease, planGuard, sayWithout, tellRestorer, whyEnde
 import { noteSession } from './sessions-here.ts';
 import { freePorts } from './taken-ports.ts';
 import { Undo } from './undo.ts';
+import { variablesBefore, variablesOver } from './variables-before.ts';
 import { withVolumePlaces } from './volume-tokens.ts';
 import type { Volumes } from './volumes.ts';
 import { answering, type Way } from './way.ts';
@@ -100,7 +100,7 @@ export async function connect(options: ConnectOptions, output: Output): Promise<
       undo.add('close the proxy', () => door.close());
 
       // The image's own variables go with its container, and with it the only way to read them.
-      const image = options.command ? await containerEnvironment(cluster, asked) : undefined;
+      const before = options.command ? await variablesBefore(cluster, asked, output) : undefined;
       const attachment = await swap({
         options,
         cluster,
@@ -125,11 +125,11 @@ export async function connect(options: ConnectOptions, output: Output): Promise<
       });
       const session = await rollout.begun();
       const pod = await session.request<Record<string, string>>('environment');
-      const variables = { ...image, ...pod };
+      const variables = variablesOver(before, pod, asked);
       output.hide(Object.values(variables), [target.name, target.namespace, cluster.context, ...attachment.pods]);
       const closeControl = await openSessionControl(attachment.id, {
         status: () => sessionStatus({ cluster, target, ports, proxyPort: door.port, attachment, variables, options }),
-        environment: () => ({ variables, whole: image !== undefined }),
+        environment: () => ({ variables, whole: before !== undefined }),
       });
       undo.add('close the control socket', async () => closeControl());
       announce({ target, ports, door, attachment, output, withCommand: options.command !== undefined });

@@ -8,13 +8,16 @@ import type { Cluster, Json } from './kube.ts';
 
 type Of = { namespace: string; podQuery: PodQuery; container: string };
 
-/** As {@link readContainerEnvironment}, but undefined when only this can't be done. LpkError `cluster-unreachable`, `unauthorized`. */
-export async function containerEnvironment(cluster: Cluster, of: Of): Promise<Record<string, string> | undefined> {
+/** As {@link readContainerEnvironment}, or why only this can't be done. LpkError `cluster-unreachable`, `unauthorized`. */
+export async function containerEnvironment(
+  cluster: Cluster,
+  of: Of,
+): Promise<{ variables: Record<string, string> } | { why: LpkError }> {
   try {
-    return await readContainerEnvironment(cluster, of);
+    return { variables: await readContainerEnvironment(cluster, of) };
   } catch (error) {
     if (!(error instanceof LpkError) || concernsCluster(error)) throw error;
-    return undefined;
+    return { why: error };
   }
 }
 
@@ -36,7 +39,8 @@ export async function readContainerEnvironment(cluster: Cluster, of: Of): Promis
     ({ metadata, status }) => !metadata.deletionTimestamp && runs(status, of.container),
   );
   if (running.length === 0) throw new LpkError('not-found', 'no pod of it runs');
-  const pod = running.find(({ spec }) => !spec.shareProcessNamespace);
+  // Else process 1 is the pause container's, or the node's own init: what is secret in that is nobody's to have.
+  const pod = running.find(({ spec }) => !spec.shareProcessNamespace && !spec.hostPID);
   if (!pod) throw new LpkError('not-found', "its pod shares its process namespace: process 1 is not the container's");
   const where = { namespace: of.namespace, pod: pod.metadata.name, container: of.container };
   const variables = parseEnviron(await execInPod(cluster, where, ['cat', '/proc/1/environ']));

@@ -294,6 +294,11 @@ describe('lpk connect', { concurrency: 3 }, () => {
       assert.ok(KUBERNETES_SERVICE_HOST, `${lpk}`);
     });
 
+    test('that it lacks those of its image is said: no cat is found by the pod’s PATH', async () => {
+      const { text } = await lpk.event('goes-without', ({ text }) => /variables/.test(String(text)));
+      assert.match(String(text), /^the command lacks the variables of its image: .*\bcat\b/);
+    });
+
     test('… but not those that would break it', () => {
       assert.equal(env.PATH, process.env.PATH);
       assert.equal(env.NODE_OPTIONS, process.env.NODE_OPTIONS);

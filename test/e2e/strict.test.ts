@@ -130,20 +130,28 @@ describe('whatever the namespace asks for', { concurrency: 3 }, () => {
         spec: { limits: [range] },
       });
       await shop.deploy(
-        workload('Deployment', 'web', { container: { resources: { limits: undefined, requests: undefined } } }),
+        workload('Deployment', 'web', {
+          container: {
+            resources: { limits: undefined, requests: undefined },
+            env: [
+              { name: 'PORT', value: '8080' },
+              { name: 'MEMORY', valueFrom: { resourceFieldRef: { resource: 'limits.memory' } } },
+            ],
+          },
+        }),
       );
     });
 
     after(async () => await shop?.close());
 
-    test('are raised for the agent like the workload’s own', async () => {
+    test('are raised for the agent like the workload’s own, and not for the command', async () => {
       const spec = await shop.specOf('deployment/web');
       assert.deepEqual(JSON.parse(spec).template.spec.containers[0].resources, {});
-      const lpk = shop.lpk('connect', 'deployment/web');
+      const lpk = shop.lpk('connect', 'deployment/web', '--', '/bin/sh', '-c', 'echo "memory $MEMORY"');
       const { limits: raised } = await lpk.event('raised');
       assert.deepEqual(raised, [{ resource: 'memory', was: '32Mi', now: '64Mi' }]);
-      await lpk.event('ready');
-      await leave(lpk);
+      assert.deepEqual(await lpk.exit(), { code: 0, signal: null }, `${lpk}`);
+      assert.ok(lpk.lines.includes(`memory ${32 * 1024 * 1024}`), `${lpk}`);
       assert.equal(await shop.specOf('deployment/web'), spec, `${lpk}`);
     });
   });
