@@ -5,7 +5,7 @@ import type { Transport } from '../agent/deploy/preflight.ts';
 import { type PodEvent, watchPods } from '../agent/deploy/rollout.ts';
 import { readWorkload, workloadName } from '../agent/deploy/workload.ts';
 import { sessionOf } from '../agent/restore/record.ts';
-import { LpkError } from '../agent/wire/errors.ts';
+import { type ErrorCode, LpkError } from '../agent/wire/errors.ts';
 import type { Session } from '../agent/wire/session.ts';
 import { deliverInbound } from '../proxy/deliver.ts';
 import { ListeningPorts } from '../proxy/listening.ts';
@@ -50,6 +50,22 @@ export type AttachmentEvents = LinkEvents & {
 };
 
 const LISTEN_AGAIN_MS = 2_000;
+const ATTACH_AGAIN_MS = 1_000;
+const MAX_ATTACH_AGAIN_MS = 30_000;
+/** An API server that is just starting may refuse what it allowed before for some time; an agent may be slow to answer. */
+const PATIENCE_MS = 90_000;
+/** Of these no session ends that had an agent: the network may come back. */
+const WAITED_OUT: ReadonlySet<ErrorCode> = new Set(['cluster-unreachable', 'timed-out', 'link-lost']);
+
+/** A pod whose agent runs, by the watch's word. */
+type Running = {
+  pod: string;
+  sinceMs: number;
+  againMs: number;
+  again?: NodeJS.Timeout;
+  /** Of the failures told. */
+  told: Set<ErrorCode>;
+};
 
 type Attached = { pod: string; tunnel: Tunnel; session: Session | undefined };
 
@@ -60,13 +76,14 @@ type Attached = { pod: string; tunnel: Tunnel; session: Session | undefined };
 export class Attachment extends EventEmitter<AttachmentEvents> {
   #options: AttachmentOptions;
   #dialer: AgentDialer;
+  #running = new Map<string, Running>();
   #attached = new Map<string, Attached>();
+  #hasBegun = false;
   #listening: ListeningPorts;
   #stop = new AbortController();
   #first = Promise.withResolvers<Session>();
   #over = Promise.withResolvers<never>();
   #closed = false;
-  #hasBegun = false;
   #keepsPod = new AbortController();
   #remaking: Promise<void> | undefined;
 
@@ -163,6 +180,7 @@ export class Attachment extends EventEmitter<AttachmentEvents> {
     this.#closed = true;
     this.#stop.abort();
     this.#listening.close();
+    for (const { again } of this.#running.values()) clearTimeout(again);
     for (const uid of [...this.#attached.keys()]) this.#detach(uid);
   }
 
@@ -175,23 +193,35 @@ export class Attachment extends EventEmitter<AttachmentEvents> {
       // Also of pods that never run: somebody may have changed the image meanwhile.
       for (const revision of revisions) this.emit('revision', revision);
     };
-    for await (const event of watchPods(cluster, target, session, this.#stop.signal, named)) this.#podEvent(event);
+    const refused = (error: LpkError) => this.emit('trouble', error);
+    const events = watchPods(cluster, target, session, this.#stop.signal, { named, refused });
+    for await (const event of events) this.#podEvent(event);
   }
 
   #podEvent(event: PodEvent): void {
     if (event.type === 'running') {
-      this.#attach(event.uid, event.pod).catch((error: unknown) => this.#attachFailed(event.uid, event.pod, error));
+      const sinceMs = performance.now();
+      const running: Running = { pod: event.pod, sinceMs, againMs: ATTACH_AGAIN_MS, told: new Set() };
+      this.#running.set(event.uid, running);
+      this.#tryToAttach(event.uid, running);
     } else if (event.type === 'gone') {
+      clearTimeout(this.#running.get(event.uid)?.again);
+      this.#running.delete(event.uid);
       this.#detach(event.uid, 'the pod is gone');
       if (!this.#remakeOnce()) void this.check();
     } else {
       const error = new LpkError(event.code, event.message);
-      if (event.fatal && this.#attached.size === 0) this.#end(error);
+      if (event.fatal && this.#running.size === 0) this.#end(error);
       else this.emit('trouble', error);
     }
   }
 
-  async #attach(uid: string, pod: string): Promise<void> {
+  #tryToAttach(uid: string, running: Running): void {
+    this.#attach(uid, running).catch((error: unknown) => this.#attachFailed(uid, running, error));
+  }
+
+  async #attach(uid: string, running: Running): Promise<void> {
+    const { pod } = running;
     const tunnel = await this.#dialer.open(pod, (made) => {
       const entry: Attached = { pod, tunnel: made, session: undefined };
       this.#attached.set(uid, entry);
@@ -210,21 +240,31 @@ export class Attachment extends EventEmitter<AttachmentEvents> {
     tunnel.on('cut', (lost) => {
       if (!this.#closed) this.emit('cut', { pod, ...lost });
     });
-    tunnel.on('end', (error) => this.#attachFailed(uid, pod, error));
+    tunnel.on('end', (error) => this.#attachFailed(uid, running, error));
+    running.againMs = ATTACH_AGAIN_MS;
+    running.told.clear();
+    this.#hasBegun = true;
     this.#options.route.add(tunnel);
     this.emit('attached', { pod, transport: this.transport, rttMs: tunnel.session.link.rttMs });
-    this.#hasBegun = true;
     this.#first.resolve(tunnel.session);
   }
 
-  #attachFailed(uid: string, pod: string, error: unknown): void {
-    // A pod that is no longer there is the watch's to tell.
-    if (this.#closed || !this.#attached.has(uid)) return;
+  /** Tried again for as long as the pod runs, unless that is of no use and no other agent answers. */
+  #attachFailed(uid: string, running: Running, error: unknown): void {
+    // A pod that is no longer there, or runs anew, is the watch's to tell.
+    if (this.#closed || this.#running.get(uid) !== running) return;
     this.#detach(uid);
     const cause = error instanceof LpkError ? error : new LpkError('internal', String(error), { cause: error });
-    const told = new LpkError(cause.code, `pod ${pod}: ${cause.message}`, { cause });
-    if (this.#attached.size === 0 && cause.code !== 'not-found') this.#end(told);
-    else this.emit('trouble', told);
+    const { pod, sinceMs, told } = running;
+    const isPatient = this.#hasBegun && (WAITED_OUT.has(cause.code) || performance.now() - sinceMs < PATIENCE_MS);
+    if (this.#attached.size === 0 && cause.code !== 'not-found' && !isPatient) {
+      return this.#end(new LpkError(cause.code, `pod ${pod}: ${cause.message}`, { cause }));
+    }
+    if (!told.has(cause.code))
+      this.emit('trouble', new LpkError(cause.code, `pod ${pod}: ${cause.message}; trying again`, { cause }));
+    told.add(cause.code);
+    running.again = setTimeout(() => this.#tryToAttach(uid, running), running.againMs);
+    running.againMs = Math.min(2 * running.againMs, MAX_ATTACH_AGAIN_MS);
   }
 
   #detach(uid: string, reason?: string): void {

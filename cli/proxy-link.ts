@@ -102,9 +102,10 @@ export class ProxyLink extends EventEmitter<LinkEvents> {
   async #run(): Promise<void> {
     const { cluster, spec } = this.#options;
     const { signal } = this.#stop;
+    const refused = (error: LpkError) => this.#trouble(error);
     while (!signal.aborted) {
       try {
-        for await (const event of watchAgentPod(cluster, spec.session, signal)) this.#podEvent(event);
+        for await (const event of watchAgentPod(cluster, spec.session, signal, refused)) this.#podEvent(event);
       } catch (error) {
         // What may be watched at first may be refused later, by an API server that is just starting.
         if (!this.#session && !this.#wasUp) throw error;

@@ -119,13 +119,18 @@ async function deletePod(cluster: Cluster, namespace: string, session: string, o
 }
 
 /** The pod as it comes and goes; see `watchPods`. */
-export function watchAgentPod(cluster: Cluster, session: string, signal: AbortSignal): AsyncGenerator<PodEvent> {
+export function watchAgentPod(
+  cluster: Cluster,
+  session: string,
+  signal: AbortSignal,
+  refused: (error: LpkError) => void,
+): AsyncGenerator<PodEvent> {
   const target = {
     namespace: cluster.namespace,
     podQuery: { labelSelector: `${SESSION_LABEL}=${session}` },
     container: AGENT_CONTAINER,
   };
-  return watchPods(cluster, target, session, signal);
+  return watchPods(cluster, target, session, signal, { refused });
 }
 
 /**

@@ -15,6 +15,8 @@ export type { Json, Method, Query, RequestOptions };
 
 export type WatchEvent = { type: 'ADDED' | 'MODIFIED' | 'DELETED' | 'BOOKMARK'; object: Json };
 
+export type FollowOptions = { query?: Query; signal: AbortSignal; refused?: (error: LpkError) => void };
+
 export type Cluster = {
   context: string;
   server: string;
@@ -27,10 +29,11 @@ export type Cluster = {
   request(method: Method, path: string, options?: RequestOptions): Promise<Json>;
   /**
    * The objects of a list as they change, by uid: the whole set first, then after every change. Lists and watches, again
-   * after any interruption; ends when `signal` says so. Throws what the first list throws, and later only `forbidden`,
-   * `unauthorized` and `not-found`: anything else is waited out.
+   * after any interruption; ends when `signal` says so. Throws what the first list throws and what the first watch is refused for;
+   * later only `not-found`, and `forbidden` or `unauthorized` when they last: anything else is waited out. `refused` is told of
+   * those that are waited out, once each time.
    */
-  follow(path: string, options: { query?: Query; signal: AbortSignal }): AsyncGenerator<Map<string, Json>>;
+  follow(path: string, options: FollowOptions): AsyncGenerator<Map<string, Json>>;
   /** To open a connection of one's own to the API server (`https.request`, `ws`); `anew` after a 401. */
   tlsOptions(anew?: boolean): Promise<Credentials>;
   /** The API server's clock by its latest answer, to the second (Unix time, ms): laptops' clocks differ. Before it answered, our own. */
@@ -54,6 +57,9 @@ const WATCH_SECONDS = 600;
 const MAX_RETRIES = 5;
 const QUOTA_RETRY_MS = 200;
 const MAX_BACKOFF_MS = 5_000;
+/** An API server that is just starting may refuse what it allowed before (RBAC not read yet, OIDC not ready) for some time. */
+const REFUSED_MS = 90_000;
+const REFUSED_TOLD_MS = 3_000;
 
 /** Reads the kubeconfig (`KUBECONFIG`, else `~/.kube/config`); connects on the first request. LpkError `kubeconfig-invalid`. */
 export async function openCluster(options: LoginOptions = {}, observer?: ClusterObserver): Promise<Cluster> {
@@ -180,7 +186,10 @@ export async function openCluster(options: LoginOptions = {}, observer?: Cluster
     }
   }
 
-  /** The events after `resourceVersion`, as many at a time as came together; ends when the API server ends it. */
+  /**
+   * The events after `resourceVersion`, as many at a time as came together, and none as soon as they may be watched; ends when the
+   * API server ends it.
+   */
   async function* watch(path: string, query: Query, signal: AbortSignal): AsyncGenerator<WatchEvent[]> {
     const { response } = await ask('GET', path, {
       query: { ...query, watch: true, allowWatchBookmarks: true, timeoutSeconds: WATCH_SECONDS },
@@ -188,6 +197,7 @@ export async function openCluster(options: LoginOptions = {}, observer?: Cluster
       timeoutMs: WATCH_SILENCE_MS,
       watching: true,
     });
+    yield [];
     response.setEncoding('utf8');
     let rest = '';
     for await (const chunk of response) {
@@ -202,9 +212,11 @@ export async function openCluster(options: LoginOptions = {}, observer?: Cluster
     }
   }
 
-  async function* follow(path: string, { query = {}, signal }: { query?: Query; signal: AbortSignal }) {
+  async function* follow(path: string, { query = {}, signal, refused }: FollowOptions) {
     let listedOnce = false;
+    let watchedOnce = false;
     let backoffMs = 250;
+    let refusedMs = 0;
     while (!signal.aborted) {
       try {
         const list = await request('GET', path, { query, signal });
@@ -216,6 +228,9 @@ export async function openCluster(options: LoginOptions = {}, observer?: Cluster
         for (;;) {
           const begunAt = performance.now();
           for await (const events of watch(path, { ...query, resourceVersion }, signal)) {
+            watchedOnce = true;
+            refusedMs = 0;
+            if (events.length === 0) continue;
             let changed = false;
             for (const { type, object } of events) {
               resourceVersion = object.metadata.resourceVersion;
@@ -235,8 +250,14 @@ export async function openCluster(options: LoginOptions = {}, observer?: Cluster
         const code = error instanceof LpkError ? error.code : undefined;
         // 410 Gone reads as not-found: the version is too old to watch from, so the list is read again.
         const gone = code === 'not-found' && asStatus((error as LpkError).cause)?.code === 410;
-        if (!listedOnce || code === 'forbidden' || code === 'unauthorized' || (code === 'not-found' && !gone))
-          throw error;
+        const refusal = code === 'forbidden' || code === 'unauthorized';
+        const final = refusal ? !watchedOnce || refusedMs >= REFUSED_MS : code === 'not-found' && !gone;
+        if (!listedOnce || final) throw error;
+        if (refusal) {
+          const before = refusedMs;
+          refusedMs += backoffMs;
+          if (before < REFUSED_TOLD_MS && refusedMs >= REFUSED_TOLD_MS) refused?.(error as LpkError);
+        }
         await sleep(backoffMs, undefined, { signal }).catch(() => {});
         backoffMs = Math.min(backoffMs * 2, MAX_BACKOFF_MS);
       }

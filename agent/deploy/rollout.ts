@@ -26,21 +26,28 @@ export type PodEvent =
   /** `fatal`: it won't get better by itself. `message` has the kubelet's own words. */
   | { type: 'problem'; pod: string; uid: string; code: ErrorCode; message: string; fatal: boolean };
 
+export type WatchedPods = {
+  /** Told all the session's pods, running or not, and whose template they have, whenever they are others. */
+  named?: (pods: string[], revisions: string[]) => void;
+  /** As `Cluster.follow` says. */
+  refused?: (error: LpkError) => void;
+};
+
 /**
- * The pods that run a session's agent, as they come and go, until `signal`. Every problem is told once. `named` is told all the
- * session's pods, running or not, and whose template they have, whenever they are others. Throws what `Cluster.follow` throws.
+ * The pods that run a session's agent, as they come and go, until `signal`. Every problem is told once. Throws what
+ * `Cluster.follow` throws.
  */
 export async function* watchPods(
   cluster: Cluster,
   target: { namespace: string; podQuery: PodQuery; container: string },
   sessionId: string,
   signal: AbortSignal,
-  named?: (pods: string[], revisions: string[]) => void,
+  { named, refused }: WatchedPods = {},
 ): AsyncGenerator<PodEvent> {
   const path = `/api/v1/namespaces/${target.namespace}/pods`;
   const tracker = podTracker(sessionId, target.container);
   let last = '';
-  for await (const pods of cluster.follow(path, { query: target.podQuery, signal })) {
+  for await (const pods of cluster.follow(path, { query: target.podQuery, signal, refused })) {
     const ours = [...pods.values()].filter(({ spec }) => sessionOfPod(spec) === sessionId);
     const names = ours.map(({ metadata }) => metadata.name as string).toSorted();
     if (names.join() !== last) {

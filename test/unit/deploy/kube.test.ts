@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import http from 'node:http';
+import { syncBuiltinESMExports } from 'node:module';
 import net from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
@@ -238,21 +239,81 @@ test('a list is followed through additions, removals and an expired version', as
   assert.ok(asked.every((query) => query.get('labelSelector') === 'a=b'));
 });
 
-test('what the first list is refused for is thrown; later only what waiting can’t mend', async (t) => {
+test('what the first list or watch is refused for is thrown', async (t) => {
   const none = await scripted(t, [json(403, failure(403, 'cannot list'))]);
   const { signal } = new AbortController();
   await assert.rejects(none.cluster.follow('/pods', { signal }).next(), { code: 'forbidden', message: 'cannot list' });
-  const later = await scripted(t, [
-    list('1'),
-    (request) => request.socket.destroy(),
-    json(500, failure(500)),
-    list('2', item('a', '2')),
-    json(403, failure(403)),
+  const listed = await scripted(t, [list('1'), json(403, failure(403, 'cannot watch'))]);
+  const followed = listed.cluster.follow('/pods', { signal });
+  await followed.next();
+  await assert.rejects(followed.next(), { code: 'forbidden', message: 'cannot watch' });
+});
+
+/** From now on what waits is told the time by `t.mock.timers` alone. @returns lets `next` come, and counts the ms that passed. */
+function fastTime(t: TestContext) {
+  t.mock.timers.enable({ apis: ['setTimeout'] });
+  syncBuiltinESMExports(); // `node:timers/promises` is imported by name
+  t.after(() => {
+    t.mock.timers.reset();
+    syncBuiltinESMExports();
+  });
+  return async <T>(next: Promise<T>): Promise<number> => {
+    let over = false;
+    let ms = 0;
+    const done = () => {
+      over = true;
+    };
+    next.then(done, done);
+    for (;;) {
+      await new Promise((resolve) => setImmediate(resolve));
+      if (over) return ms;
+      t.mock.timers.tick(50);
+      ms += 50;
+    }
+  };
+}
+
+const ended: Answer = (_, response) => {
+  response.write('\n', () => response.destroy());
+};
+const refusals = (count: number, status: number) => Array<Answer>(count).fill(json(status, failure(status)));
+
+test('a list that could be watched is watched again after refusals that do not last', async (t) => {
+  const { cluster } = await scripted(t, [
+    ...[list('1'), ended, ...refusals(5, 403)],
+    ...[list('2', item('a', '2')), ended, ...refusals(12, 401), json(500, failure(500))],
+    ...[list('3', item('b', '3')), () => {}],
   ]);
-  const followed = later.cluster.follow('/pods', { signal });
-  assert.equal(uids((await followed.next()).value), '');
-  assert.equal(uids((await followed.next()).value), 'a');
-  await assert.rejects(followed.next(), { code: 'forbidden' });
+  const refused: string[] = [];
+  const { signal } = new AbortController();
+  const followed = cluster.follow('/pods', { signal, refused: ({ code }) => refused.push(code) });
+  await followed.next();
+  const pass = fastTime(t);
+  for (const expected of ['a', 'b']) {
+    const next = followed.next();
+    await pass(next);
+    assert.equal(uids((await next).value), expected);
+  }
+  assert.deepEqual(refused, ['forbidden', 'unauthorized'], 'each is told once');
+});
+
+test('refusals that last are thrown, as is that nothing is there', async (t) => {
+  const { cluster, requests } = await scripted(t, [list('1'), ended, ...refusals(1, 403)]);
+  const { signal } = new AbortController();
+  const followed = cluster.follow('/pods', { signal });
+  await followed.next();
+  const pass = fastTime(t);
+  const next = followed.next();
+  const ms = await pass(next);
+  await assert.rejects(next, { code: 'forbidden' });
+  assert.ok(ms >= 90_000, `after ${ms} ms`);
+  assert.ok(requests.length > 5 && requests.length < 40, `${requests.length} requests`);
+  const gone = await scripted(t, [list('1'), ended, json(404, failure(404))]);
+  const deleted = gone.cluster.follow('/pods', { signal });
+  await deleted.next();
+  const failed = deleted.next();
+  await pass(failed);
+  await assert.rejects(failed, { code: 'not-found' });
 });
 
 test('only a conflict is tried again', async () => {
