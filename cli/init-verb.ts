@@ -6,7 +6,7 @@ import { openCluster } from './cluster.ts';
 import { askName, askProfile } from './init.ts';
 import type { InitOptions } from './init-options.ts';
 import type { Output } from './output.ts';
-import { chooseProfile, findProfiles, PROFILE_FILE, type Profile } from './profile.ts';
+import { chooseProfile, PROFILE_FILE, type Profile, readProfiles } from './profile.ts';
 import { saveProfile } from './profile-write.ts';
 import { addToVsCode } from './vscode.ts';
 
@@ -14,8 +14,7 @@ import { addToVsCode } from './vscode.ts';
 export async function init(options: InitOptions, output: Output): Promise<number> {
   const folder = process.cwd();
   const path = join(folder, PROFILE_FILE);
-  const before = findProfiles(folder); // a broken one is told before anything is asked
-  const here = before?.path === path ? before : undefined;
+  const here = readProfiles(folder); // a broken one is told before anything is asked
   const made =
     options.vscode && options.target === undefined && here ? chooseProfile(here, options.profile) : undefined;
   if (here && made !== undefined) {

@@ -1,7 +1,7 @@
-import { existsSync, readFileSync, statSync } from 'node:fs';
+import { closeSync, constants, existsSync, fstatSync, openSync, readFileSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { LineCounter, parseDocument } from 'yaml';
-import { LpkError } from '../agent/wire/errors.ts';
+import { LpkError, systemCode } from '../agent/wire/errors.ts';
 import { tokenFault } from './env-tokens.ts';
 import schema from './lpk.schema.json' with { type: 'json' };
 import { splitWords } from './words.ts';
@@ -55,34 +55,45 @@ export type ProfileFile = {
  * one above that is another user's, as it names a command to run, and anybody may put a file into /tmp.
  */
 export function findProfiles(folder: string): ProfileFile | undefined {
-  for (let at = resolve(folder); ; at = dirname(at)) {
-    const path = join(at, PROFILE_FILE);
-    if (existsSync(path)) {
-      if (at !== resolve(folder) && !isTrusted(path)) {
-        throw new LpkError('profile-invalid', `${path} is another user’s: it is used in its own folder only`);
-      }
-      return parseProfiles(path, readText(path));
-    }
-    if (dirname(at) === at) return undefined;
+  const start = resolve(folder);
+  for (let at = start; ; at = dirname(at)) {
+    const found = readProfiles(at, at !== start);
+    if (found || dirname(at) === at) return found;
   }
 }
 
-function isTrusted(path: string): boolean {
-  const uid = process.getuid?.();
-  if (uid === undefined) return true; // Windows
-  return [uid, 0, Number(process.env.SUDO_UID ?? -1)].includes(statSync(path).uid);
+/** The lpk.yaml of this folder; `above`: of the one that is meant. LpkError as {@link findProfiles}. */
+export function readProfiles(folder: string, above = false): ProfileFile | undefined {
+  const path = join(folder, PROFILE_FILE);
+  return existsSync(path) ? parseProfiles(path, readText(path, above)) : undefined;
 }
 
-function readText(path: string): string {
+function readText(path: string, above: boolean): string {
+  let file: number | undefined;
   try {
-    const bytes = readFileSync(path);
+    // A link of another user's may lead to a file of this one's, whose command would run in that other's folder.
+    file = openSync(path, above ? constants.O_RDONLY | constants.O_NOFOLLOW : constants.O_RDONLY);
+    if (above && !isTrusted(fstatSync(file).uid)) {
+      throw new LpkError('profile-invalid', `${path} is another user’s: it is used in its own folder only`);
+    }
+    const bytes = readFileSync(file);
     if (bytes.length > MAX_BYTES) throw new LpkError('profile-invalid', `${path} has more than ${MAX_BYTES} bytes`);
     return bytes.toString('utf8');
   } catch (cause) {
     if (cause instanceof LpkError) throw cause;
+    if (systemCode(cause) === 'ELOOP') {
+      throw new LpkError('profile-invalid', `${path} is a symbolic link: it is used in its own folder only`, { cause });
+    }
     const why = cause instanceof Error ? cause.message : String(cause);
     throw new LpkError('profile-invalid', `${path} can’t be read: ${why}`, { cause });
+  } finally {
+    if (file !== undefined) closeSync(file);
   }
+}
+
+function isTrusted(uid: number): boolean {
+  const own = process.getuid?.();
+  return own === undefined || [own, 0, Number(process.env.SUDO_UID ?? -1)].includes(uid); // undefined: Windows
 }
 
 /** LpkError `profile-invalid`: `FILE:LINE:COLUMN: what is wrong`, and how many more faults there are. */

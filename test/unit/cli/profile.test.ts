@@ -11,6 +11,7 @@ import {
   readFileSync,
   rmSync,
   statSync,
+  symlinkSync,
   writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -338,6 +339,31 @@ test('one above that is another user’s is not used', (t) => {
   chownSync(path, 65534, 65534);
   assert.throws(() => findProfiles(join(folder, 'below')), { code: 'profile-invalid', message: /another user’s/ });
   assert.equal(findProfiles(folder)?.path, path);
+});
+
+test('one above that is a link is not used: its command would run where the link is', () => {
+  const linking = mkdtempSync(join(dir, 'linking-'));
+  mkdirSync(join(linking, 'below'));
+  writeFileSync(join(dir, 'own.yaml'), 'profiles: {web: {target: web, command: make}}\n');
+  symlinkSync(join(dir, 'own.yaml'), join(linking, 'lpk.yaml'));
+  assert.throws(() => findProfiles(join(linking, 'below')), { code: 'profile-invalid', message: /a symbolic link/ });
+  assert.deepEqual(Object.keys(findProfiles(linking)?.profiles ?? {}), ['web']);
+});
+
+test('lpk init looks at the file of its own folder only', () => {
+  const folder = mkdtempSync(join(dir, 'init-'));
+  const below = join(folder, 'below');
+  mkdirSync(below);
+  writeFileSync(join(folder, 'lpk.yaml'), 'profiles: 7\n');
+  const env = { ...process.env, KUBECONFIG: join(folder, 'none') };
+  const init = () => {
+    const options = { cwd: below, env, encoding: 'utf8' } as const;
+    return spawnSync(process.execPath, [join(import.meta.dirname, '../../../cli/main.ts'), 'init', 'web'], options)
+      .stderr;
+  };
+  assert.match(init(), /kubeconfig/i);
+  writeFileSync(join(below, 'lpk.yaml'), 'profiles: 7\n');
+  assert.match(init(), /below\/lpk\.yaml:1:11/);
 });
 
 test('anchors may be used, circles are no profiles', () => {
