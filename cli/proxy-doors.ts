@@ -9,7 +9,9 @@ import type { Dial } from '../proxy/flow.ts';
 import { PAC_TYPE, pacFile } from '../proxy/pac.ts';
 import type { Route } from '../proxy/route.ts';
 import { blockList, type ClusterNames, isWithin } from './cluster-names.ts';
+import { listenersOf } from './free-port.ts';
 import type { ProxyUpOptions } from './proxy-options.ts';
+import { named } from './taken-ports.ts';
 
 /** Usual ports; when one is taken and none was asked for, any free one does. */
 const PROXY_PORT = 1080;
@@ -90,7 +92,8 @@ async function openDns(
         throw new LpkError(code, `DNS port ${port} on ${host} ${why}`, { cause });
       });
     try {
-      const server = place.port === 53 ? await open(53) : await firstFree(options.dnsPort, DNS_PORT, open);
+      const server =
+        place.port === 53 ? await open(53).catch(namingHolder(53)) : await firstFree(options.dnsPort, DNS_PORT, open);
       return { server, host };
     } catch (error) {
       last = error;
@@ -105,13 +108,22 @@ async function firstFree<T extends { port: number }>(
   usual: number,
   open: (port: number) => Promise<T>,
 ): Promise<T> {
-  if (asked !== undefined) return await open(asked);
+  if (asked !== undefined) return await open(asked).catch(namingHolder(asked));
   try {
     return await open(usual);
   } catch (error) {
     if (!(error instanceof LpkError) || error.code !== 'port-taken') throw error;
     return await open(0);
   }
+}
+
+/** Adds to an LpkError `port-taken` who listens on the port, where that can be told. */
+function namingHolder(port: number): (error: unknown) => Promise<never> {
+  return async (error) => {
+    if (!(error instanceof LpkError) || error.code !== 'port-taken') throw error;
+    const known = (await listenersOf(port)).filter(({ pid }) => pid !== undefined);
+    throw known.length === 0 ? error : new LpkError(error.code, `${error.message}: ${named(known)}`, { cause: error });
+  };
 }
 
 /** Stand-in addresses become the names they stand for. */

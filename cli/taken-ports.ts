@@ -20,7 +20,7 @@ export async function freePorts(
   for (const port of new Set(ports)) {
     const listeners = await listenersOf(port);
     if (listeners.length === 0) continue;
-    const who = describe(listeners);
+    const who = named(listeners);
     const taken = `port ${port} is taken by ${who}`;
     const fields = fieldsOf(port, listeners);
     if (!listeners.every(({ isOwn }) => isOwn)) {
@@ -35,9 +35,9 @@ export async function freePorts(
     await stopListeners(still);
     const left = await listenersOf(port);
     if (left.length > 0)
-      output.warn(`port ${port} is still taken by ${describe(left)}`, 'port-taken', fieldsOf(port, left));
+      output.warn(`port ${port} is still taken by ${named(left)}`, 'port-taken', fieldsOf(port, left));
     else if (still.length === 0) output.say(`port ${port} is free by now`, 'port-freed', fieldsOf(port, still));
-    else output.say(`stopped ${describe(still)}: port ${port} is free`, 'port-freed', fieldsOf(port, still));
+    else output.say(`stopped ${named(still)}: port ${port} is free`, 'port-freed', fieldsOf(port, still));
   }
 }
 
@@ -45,7 +45,8 @@ function fieldsOf(port: number, listeners: Listener[]): { port: number; pids: nu
   return { port, pids: listeners.flatMap(({ pid }) => pid ?? []) };
 }
 
-function describe(listeners: Listener[]): string {
+/** For a person: names and pids. */
+export function named(listeners: Listener[]): string {
   return listeners
     .map(({ pid, name }) => (pid === undefined ? 'a process' : `${printable(name || 'a process')} (pid ${pid})`))
     .join(' and ');

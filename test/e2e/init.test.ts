@@ -134,8 +134,9 @@ describe('lpk init', { concurrency: 2 }, () => {
     await terminal.press('Enter');
     await terminal.shows(/◆ {2}Launch command[^◆]*● npm start/);
     await terminal.press('Down');
+    await terminal.shows(/◆ {2}Launch command[^◆]*● another command/);
     await terminal.press('Up');
-    await terminal.shows(/● npm start/);
+    await terminal.shows(/◆ {2}Launch command[^◆]*● npm start/);
     await terminal.press('Enter');
     await terminal.shows(/◆ {2}Name of the profile\n│ {2}web/);
     await terminal.press('Enter');
