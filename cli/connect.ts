@@ -6,7 +6,7 @@ import { heldTarget } from '../agent/deploy/beside.ts';
 import { agentBundle } from '../agent/deploy/bundle.ts';
 import { findTarget, parseTarget, type Target } from '../agent/deploy/find.ts';
 import { helpsToServe } from '../agent/deploy/helpful-rights.ts';
-import { forgetHistoryAfterRollout } from '../agent/deploy/history.ts';
+import { forgetHistory, forgetHistoryAfterRollout } from '../agent/deploy/history.ts';
 import type { Cluster } from '../agent/deploy/kube.ts';
 import { preflight } from '../agent/deploy/preflight.ts';
 import { clusterNetwork } from '../agent/deploy/ranges.ts';
@@ -26,6 +26,7 @@ import { ClusterNames } from './cluster-names.ts';
 import { expectCapture, runCommand } from './command.ts';
 import type { ConnectOptions } from './connect-options.ts';
 import { sayGoesWithout } from './goes-without.ts';
+import { sayInHistory } from './in-history.ts';
 import { assertCommand } from './launch.ts';
 import type { LeaseKeeper } from './lease-keeper.ts';
 import { type Leave, untilLeaving } from './leave.ts';
@@ -75,6 +76,7 @@ export async function connect(options: ConnectOptions, output: Output): Promise<
       const { container, one } = options;
       const find = () => findTarget(cluster, parseTarget(options.target), { container, one });
       const found = await find().catch(failing(finding));
+      leave.signal.throwIfAborted();
       const room = await makeRoom(cluster, found, options.whenHeld, { output, signal: leave.signal });
       const sessionId = newSessionId();
       const asked = room ? await find().catch(failing(finding)) : found;
@@ -95,12 +97,15 @@ export async function connect(options: ConnectOptions, output: Output): Promise<
       if (options.proxyPort > 0) needed.push(options.proxyPort);
       await freePorts(needed, { free: options.freePorts, ask: canAsk(output) ? openAsk : undefined, output });
 
+      leave.signal.throwIfAborted();
+
       const route = new Route(countFailures(output));
       const door = await openDoor({ port: options.proxyPort, dial: route.dial });
       undo.add('close the proxy', () => door.close());
 
       // The image's own variables go with its container, and with it the only way to read them.
       const before = options.command ? await variablesBefore(cluster, asked, output) : undefined;
+      leave.signal.throwIfAborted();
       const attachment = await swap({
         options,
         cluster,
@@ -284,6 +289,7 @@ export async function swap({
     remedy,
   );
   const { refused, raised = [] } = await swapped.catch(failing(swapping));
+  if (refused) guarded.restorer = false;
   if (guard.lease) keeper = keepLease({ ...guarded, check: () => attachment.check() });
   swapping.done(doing.done, { session: spec.session });
   const without = refused?.message ?? guard.missing;
@@ -310,13 +316,16 @@ async function putBack(
   const { workload, kept } = await restore(cluster, held).catch(failing(step));
   // Pods that were not all there before may never be: a broken workload is what people debug.
   const ranBefore = rolloutState(target.kind, target.workload).done;
+  let history: Awaited<ReturnType<typeof forgetHistory>> | undefined;
   if (workload === 'restored' && wait && ranBefore) {
     // It is put back; that its pods are late is worth a word and no more.
     await waitRollout(cluster, target, {
       signal: new AbortController().signal,
       onProgress: (done, total, text) => step.update(`restoring ${name}: ${text}`, { done, total }),
     })
-      .then(() => forgetHistoryAfterRollout(cluster, target))
+      .then(async () => {
+        history = await forgetHistoryAfterRollout(cluster, target);
+      })
       .catch((error: LpkError) => output.warn(`${name} is restored, but its rollout is not done: ${error.message}`));
   }
   const outcome = {
@@ -329,6 +338,9 @@ async function putBack(
   step.done(outcome, { outcome: workload, kept });
   for (const field of kept)
     output.say(`changed by somebody else meanwhile, left as it is: ${field}`, 'kept', { field });
+  if (workload !== 'restored') return;
+  history ??= await forgetHistory(cluster, target).catch((_: LpkError) => undefined); // what is restored stays so
+  if (history && history.stayed > 0) sayInHistory(output, target);
 }
 
 function announce(given: {

@@ -74,7 +74,10 @@ export class LeaseKeeper {
     clearInterval(this.#timer);
   }
 
-  /** Renews if it is time. A failure is tried again a second later: the link says by itself that the network is gone. */
+  /**
+   * Renews if it is time. A network that is gone is tried again a second later (the link says so by itself), what is refused when the
+   * next renewal is due, and a Lease that is not there no more.
+   */
   async look(): Promise<void> {
     const { renew, silenceMs, restorer, unwatched, ended } = this.#options;
     const now = this.#nowMs();
@@ -95,11 +98,13 @@ export class LeaseKeeper {
         this.#told = await unwatched(now - this.#startedMs > START_MS);
       }
     } catch (error) {
-      // Not found from the first time on: it could not be made, which was said.
-      const gone = error instanceof LpkError && error.code === 'not-found' && this.#renewedMs !== undefined;
-      if (!gone || this.#ending || this.#over) return;
+      const code = error instanceof LpkError ? error.code : undefined;
+      if (code === 'cluster-unreachable' || this.#over) return;
+      this.#askedMs = now;
+      if (code !== 'not-found') return;
       this.stop();
-      ended(undefined);
+      // Not found from the first time on: it could not be made, which was said.
+      if (this.#renewedMs !== undefined && !this.#ending) ended(undefined);
     } finally {
       this.#asking = false;
     }

@@ -45,7 +45,7 @@ export async function makeRoom(
 }
 
 /**
- * Does `swap`; for who waits, again each time that somebody else was quicker. LpkError: what `swap` throws (`already-held` only
+ * Does `swap`, unless it is time to go; for who waits, again each time that somebody else was quicker. LpkError: what `swap` throws (`already-held` only
  * for who does not wait), and as `makeRoom`.
  */
 export async function whenFree<T>(
@@ -55,6 +55,7 @@ export async function whenFree<T>(
   swap: () => Promise<T>,
 ): Promise<T> {
   for (;;) {
+    signal.throwIfAborted();
     try {
       return await swap();
     } catch (error) {

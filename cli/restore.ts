@@ -14,6 +14,7 @@ import { type SessionRecord, sessionOf } from '../agent/restore/record.ts';
 import { LpkError } from '../agent/wire/errors.ts';
 import { openCluster } from './cluster.ts';
 import { sayGoesWithout } from './goes-without.ts';
+import { sayInHistory } from './in-history.ts';
 import type { Output } from './output.ts';
 import { runningProxies } from './proxy-control.ts';
 import { readableSpan, readableTime } from './readable-time.ts';
@@ -255,7 +256,7 @@ async function forget(
   const { output } = around;
   let { removed, stayed } = await forgetHistory(cluster, workload);
   const found = removed + stayed > 0;
-  let why = '';
+  let why: string | undefined;
   if (stayed > 0 && wait) {
     try {
       const then = await waitFor(cluster, workload, around);
@@ -264,7 +265,7 @@ async function forget(
     } catch (error) {
       // Why its pods don't come may be its owner's affair, and for long.
       if (!(error instanceof LpkError)) throw error;
-      why = `: ${error.message}`;
+      why = error.message;
     }
   }
   const name = workloadName(workload);
@@ -272,10 +273,7 @@ async function forget(
   const fields = { workload: name, namespace };
   if (removed > 0)
     output.result(`removed the agent from the history of ${name} in namespace ${namespace}`, 'removed', fields);
-  if (stayed > 0) {
-    const then = `\`lpk restore ${name} -n ${namespace}\` takes it out later`;
-    output.warn(`the agent stays in the history of ${name} while pods of it run${why}; ${then}`, 'history', fields);
-  }
+  if (stayed > 0) sayInHistory(output, workload, why);
   return found;
 }
 

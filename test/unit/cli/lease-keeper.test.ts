@@ -105,18 +105,26 @@ test('tells once who ended the session, or that the Lease is gone, and renews no
   assert.deepEqual([gone.ended, gone.renewedAt], [[undefined], [0, 10]]);
 });
 
-test('a Lease that was never there, or goes while leaving, is no news', async () => {
-  const early = new Scene();
-  early.failure = new LpkError('not-found', 'not yet');
-  await early.pass(2);
-  early.failure = undefined;
-  await early.pass(1);
-  assert.deepEqual([early.ended, early.renewedAt], [[], [0, 1, 2]]);
+test('what is refused is tried again when the next renewal is due', async () => {
+  const scene = new Scene();
+  scene.failure = new LpkError('forbidden', 'not now');
+  await scene.pass(21);
+  assert.deepEqual([scene.renewedAt, scene.ended], [[0, 10, 20], []]);
+});
 
-  early.keeper.ending();
-  early.failure = new LpkError('not-found', 'gone');
-  await early.pass(20);
-  assert.deepEqual(early.ended, []);
+test('a Lease that was never there, or goes while leaving, is no news, and is renewed no more', async () => {
+  const never = new Scene();
+  never.failure = new LpkError('not-found', 'never');
+  await never.pass(30);
+  assert.deepEqual([never.ended, never.renewedAt], [[], [0]]);
+
+  const leaving = new Scene();
+  await leaving.pass(5);
+  leaving.keeper.ending();
+  await leaving.pass(6);
+  leaving.failure = new LpkError('not-found', 'gone');
+  await leaving.pass(30);
+  assert.deepEqual([leaving.ended, leaving.renewedAt], [[], [0, 10, 20]]);
 });
 
 test('says once that no restorer watches, when it had time to start', async () => {
