@@ -1,10 +1,10 @@
 import { EventEmitter } from 'node:events';
 import type { Target } from '../agent/deploy/find.ts';
-import type { Cluster } from '../agent/deploy/kube.ts';
+import type { Cluster, Json } from '../agent/deploy/kube.ts';
 import type { Transport } from '../agent/deploy/preflight.ts';
 import { type PodEvent, watchPods } from '../agent/deploy/rollout.ts';
 import { readWorkload, workloadName } from '../agent/deploy/workload.ts';
-import { sessionOf } from '../agent/restore/record.ts';
+import { sessionOf, sessionOfPod } from '../agent/restore/record.ts';
 import { type ErrorCode, LpkError } from '../agent/wire/errors.ts';
 import type { Session } from '../agent/wire/session.ts';
 import { deliverInbound } from '../proxy/deliver.ts';
@@ -79,6 +79,7 @@ export class Attachment extends EventEmitter<AttachmentEvents> {
   #running = new Map<string, Running>();
   #attached = new Map<string, Attached>();
   #hasBegun = false;
+  #saidReverted = false;
   #listening: ListeningPorts;
   #stop = new AbortController();
   #first = Promise.withResolvers<Session>();
@@ -299,20 +300,34 @@ export class Attachment extends EventEmitter<AttachmentEvents> {
     const { cluster, target, session } = this.#options;
     const name = workloadName(target);
     let holder: ReturnType<typeof sessionOf>;
+    let workload: Json;
     try {
-      holder = sessionOf(await readWorkload(cluster, target));
+      workload = await readWorkload(cluster, target);
+      holder = sessionOf(workload);
     } catch (error) {
       if (!(error instanceof LpkError) || error.code !== 'not-found') return; // can't tell now; the next event asks again
       if (this.#remakeOnce()) return;
       throw new LpkError('session-ended', await this.#whyEnded(`${name} was deleted`), { cause: error });
     }
-    if (this.#closed || holder?.id === session) return;
+    if (this.#closed) return;
+    if (holder?.id === session) return this.#sayIfReverted(workload);
     const by = holder ? `; now ${holder.owner} on ${holder.host} has it` : '';
     throw new LpkError('session-ended', `${await this.#whyEnded(`${name} was put back by somebody else`)}${by}`);
   }
 
   async #whyEnded(otherwise: string): Promise<string> {
     return (await this.#options.whyEnded?.(otherwise)) ?? otherwise;
+  }
+
+  /** Who puts back what a repository or a chart says may leave the annotation there, which is in neither. */
+  #sayIfReverted(workload: Json): void {
+    const { target, session } = this.#options;
+    const podSpec = workload.spec.template?.spec;
+    if (target.kind === 'pod' || !podSpec || sessionOfPod(podSpec) === session || this.#saidReverted) return;
+    this.#saidReverted = true;
+    const what = `new pods of ${workloadName(target)} do not run the agent: somebody put its template back (GitOps, helm)`;
+    const then = 'pause that for the workload, leave and connect again';
+    this.emit('trouble', new LpkError('session-ended', `${what}; ${then}`));
   }
 
   /** A new session: deliver what it accepts, and have the agent listen where the laptop does. */

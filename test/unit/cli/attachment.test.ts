@@ -21,6 +21,7 @@ const KEY = Buffer.alloc(32, 7);
 
 class Scene {
   readonly attachment: Attachment;
+  readonly template: Json;
   readonly told: string[] = [];
   /** What the API server says to each way to a pod, by the pod's name; none: it leads there. */
   readonly refusals = new Map<string, number>();
@@ -34,7 +35,9 @@ class Scene {
     this.#t = t;
     const record = { v: 1, id: SESSION, owner: 'me', host: 'here', since: '', container: 'app', changed: [] };
     const annotations = { [SESSION_ANNOTATION]: JSON.stringify(record) };
-    const workload = { metadata: { name: 'web', uid: 'w', annotations }, spec: { template: { spec: {} } } };
+    const template = { spec: { volumes: [agentVolume(SESSION)] } };
+    const workload = { metadata: { name: 'web', uid: 'w', annotations }, spec: { template } };
+    this.template = template;
     const pods = this;
     const cluster: Cluster = {
       ...{ context: 'test', server, namespace: 'shop', user: 'me', nowMs: Date.now, close() {} },
@@ -187,4 +190,22 @@ test('a pod that is gone is not tried again', async (t) => {
   t.mock.timers.tick(120_000);
   await new Promise((resolve) => setImmediate(resolve));
   assert.equal(scene.asked, asked);
+});
+
+test('that somebody put the template back under the session is told once', async (t) => {
+  const scene = await Scene.open(t);
+  await scene.run('web-1');
+  await scene.run('web-2');
+  await scene.run('web-3');
+  for (const name of ['web-1', 'web-2', 'web-3']) await scene.untilTold(new RegExp(`${name} attached`));
+  scene.delete('web-1');
+  await scene.untilTold(/web-1 detached/);
+  scene.template.spec = {};
+  scene.delete('web-2');
+  await scene.untilTold(/^session-ended: new pods of deployment\/web do not run the agent/);
+  assert.ok(scene.told.indexOf('web-2 detached') < scene.told.length - 1, 'not before');
+  scene.delete('web-3');
+  await scene.untilTold(/web-3 detached/);
+  await new Promise((resolve) => setImmediate(resolve));
+  assert.equal(scene.told.filter((line) => line.startsWith('session-ended')).length, 1);
 });
