@@ -304,7 +304,7 @@ describe('lpk connect', { concurrency: 3 }, () => {
       assert.equal(env.NODE_OPTIONS, process.env.NODE_OPTIONS);
       assert.equal(env.LD_PRELOAD, process.env.LD_PRELOAD);
       assert.deepEqual(
-        Object.keys(env).filter((name) => name.startsWith('LPK_') && name !== 'LPK_VOLUMES'),
+        Object.keys(env).filter((name) => name.startsWith('LPK_') && name !== 'LPK_VOLUMES' && !(name in process.env)),
         [],
       );
     });
