@@ -12,6 +12,7 @@ import { Lpk } from '../e2e/lpk.ts';
 import { Scene } from '../e2e/scene.ts';
 import { eventually } from '../e2e/shop.ts';
 import { apiServer, type Relay, relayKubeconfig, startRelay } from '../relay.ts';
+import { asDeveloper } from './developer.ts';
 import { Streams } from './streams.ts';
 
 /**
@@ -44,7 +45,9 @@ export class Lane {
     const before = kind === 'statefulset' ? await makeStatefulSet(scene) : await workloadOf(scene, kind);
     const dir = mkdtempSync(path.join(tmpdir(), 'lpk-faults-'));
     const relay = await startRelay({ target: await apiServer(scene.kubeconfig), oneWayMs: 0 });
-    await relayKubeconfig(scene.kubeconfig, relay.port, path.join(dir, 'kubeconfig'));
+    const kubeconfig = path.join(dir, 'kubeconfig');
+    await relayKubeconfig(scene.kubeconfig, relay.port, kubeconfig);
+    await asDeveloper(scene, kubeconfig);
     const lane = new Lane(scene, kind, relay, dir, before);
     open.add(lane);
     return lane;
