@@ -40,7 +40,7 @@ export function isSame(a: Listener, b: Listener): boolean {
 
 /**
  * SIGTERM, and after `graceMs` SIGKILL for what still runs. Only what {@link listenersOf} found, and only of this user; whether the port is
- * free then, another look tells.
+ * free then, {@link listenersLeft} tells.
  */
 export async function stopListeners(listeners: Listener[], graceMs = GRACE_MS): Promise<void> {
   const lpk = [process.pid, process.ppid];
@@ -51,6 +51,19 @@ export async function stopListeners(listeners: Listener[], graceMs = GRACE_MS): 
     for (const id of ids) send(id, signal);
     const until = performance.now() + graceMs;
     while (ids.some(isRunning) && performance.now() < until) await pause(LOOK_MS);
+  }
+}
+
+/**
+ * Who still listens on `port` after what did was stopped. A process's threads end one by one, and the last lets go of its sockets: after
+ * it counts as ended, it gets up to `graceMs` for that.
+ */
+export async function listenersLeft(port: number, graceMs = GRACE_MS): Promise<Listener[]> {
+  const until = performance.now() + graceMs;
+  for (;;) {
+    const left = await listenersOf(port);
+    if (left.length === 0 || performance.now() >= until) return left;
+    await pause(LOOK_MS);
   }
 }
 

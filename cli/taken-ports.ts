@@ -1,5 +1,5 @@
 import type { Ask } from './ask.ts';
-import { isSame, type Listener, listenersOf, stopListeners } from './free-port.ts';
+import { isSame, type Listener, listenersLeft, listenersOf, stopListeners } from './free-port.ts';
 import type { Output } from './output.ts';
 import { printable } from './printable.ts';
 
@@ -33,7 +33,7 @@ export async function freePorts(
     }
     const still = (await listenersOf(port)).filter((each) => listeners.some((known) => isSame(each, known)));
     await stopListeners(still);
-    const left = await listenersOf(port);
+    const left = still.length > 0 ? await listenersLeft(port) : await listenersOf(port);
     if (left.length > 0)
       output.warn(`port ${port} is still taken by ${named(left)}`, 'port-taken', fieldsOf(port, left));
     else if (still.length === 0) output.say(`port ${port} is free by now`, 'port-freed', fieldsOf(port, still));

@@ -134,7 +134,7 @@ describe('lpk init', { concurrency: 2 }, () => {
     await terminal.press('Enter');
     await terminal.shows(/◆ {2}Launch command[^◆]*● npm start/);
     await terminal.press('Down');
-    await terminal.shows(/◆ {2}Launch command[^◆]*● another command/);
+    await terminal.shows(/◆ {2}Launch command[^◆]*● node server\.js/);
     await terminal.press('Up');
     await terminal.shows(/◆ {2}Launch command[^◆]*● npm start/);
     await terminal.press('Enter');

@@ -6,6 +6,7 @@ import net from 'node:net';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
 import {
+  listenersLeft,
   listenersOf,
   parseLsof,
   parseNetstat,
@@ -64,6 +65,18 @@ test('nobody listens on a port that was given back', linux, async () => {
   holder.close();
   await once(holder, 'close');
   assert.deepEqual(await listenersOf(port), []);
+});
+
+test('what was stopped has a moment to let go of its port, and no more', linux, async () => {
+  const holder = net.createServer().listen(0, '127.0.0.1');
+  await once(holder, 'listening');
+  const { port } = holder.address() as net.AddressInfo;
+  const pids = (await listenersLeft(port, 0)).map(({ pid }) => pid);
+  assert.deepEqual(pids, [process.pid]);
+  const left = listenersLeft(port, 60_000);
+  assert.equal((await listenersOf(port)).length, 1); // it has looked at least once
+  holder.close();
+  assert.deepEqual(await left, []);
 });
 
 test('SIGTERM first; SIGKILL for what does not end on it; lpk itself never', linux, async () => {
