@@ -37,6 +37,11 @@ function changes(options: https.RequestOptions, body: unknown): boolean {
   return !(method === 'PATCH' && path.includes('/leases/') && /renewTime|watching-since/.test(String(body)));
 }
 
+/** Somebody else wrote meanwhile; or the API server does not know yet what it was told a moment before. */
+function isSentAgain({ method }: https.RequestOptions, status: number): boolean {
+  return status === 409 || status === 422 || (status === 404 && method === 'POST');
+}
+
 const send = https.request;
 Object.assign(https, {
   request(options: https.RequestOptions, onResponse?: (response: http.IncomingMessage) => void): http.ClientRequest {
@@ -44,7 +49,11 @@ Object.assign(https, {
     const end = request.end.bind(request) as (body?: unknown) => http.ClientRequest;
     return Object.assign(request, {
       end(body?: unknown) {
-        if (counting && changes(options, body) && --left === 0) {
+        if (!counting || !changes(options, body)) return end(body);
+        request.prependListener('response', ({ statusCode = 0 }) => {
+          if (isSentAgain(options, statusCode)) left++; // once more is not one more
+        });
+        if (--left === 0) {
           if (mode === 'answered') request.prependListener('response', (response) => response.on('end', die));
           else if (mode === 'sent') request.on('finish', die);
           else if (mode === 'lost') loseAnswer(request);
