@@ -8,6 +8,7 @@ import {
   fchmodSync,
   ftruncateSync,
   futimesSync,
+  linkSync,
   lstatSync,
   mkdirSync,
   openSync,
@@ -87,6 +88,8 @@ export class VolumeCopy {
   #refused = new Map<string, string>();
   #temporary = 0;
   #onConflict: ((conflict: Conflict) => void) | undefined;
+  /** Not told yet: the pod's version is only about to be there. */
+  #conflicts: Conflict[] = [];
   /** Where versions of the laptop's were moved. */
   #aside = new Set<string>();
   #turn: Promise<unknown> = Promise.resolve();
@@ -129,12 +132,21 @@ export class VolumeCopy {
     for await (const entry of readTar(source)) {
       if (entry.type === 'round') {
         const skipped = await number(entry, 'skipped');
-        if (first) await this.inTurn(() => this.#removeUnnamed());
+        if (first) await this.inTurn(() => this.#telling(this.#removeUnnamed()));
         first = false;
         onRound(this.#report(skipped));
         this.#skipped = new Map();
       } else if (entry.type === 'looking') onLook(await number(entry, 'seen'));
-      else await this.inTurn(() => this.#take(entry, first));
+      else await this.inTurn(() => this.#telling(this.#take(entry, first)));
+    }
+  }
+
+  /** Tells of conflicts when what made them is over. */
+  async #telling(work: Promise<void>): Promise<void> {
+    try {
+      await work;
+    } finally {
+      for (const conflict of this.#conflicts.splice(0)) this.#onConflict?.(conflict);
     }
   }
 
@@ -351,8 +363,9 @@ export class VolumeCopy {
       return false;
     }
     if (here === 'touched') return true;
-    if (here === 'gone') this.#onConflict({ path: at, keptAs: undefined, why: 'removed here, changed in the pod' });
-    else if ((await this.digestHere(at)) !== digest) this.#setAside(at, 'changed here and in the pod');
+    if (here === 'gone') this.#conflicts.push({ path: at, keptAs: undefined, why: 'removed here, changed in the pod' });
+    else if ((await this.digestHere(at)) !== digest)
+      this.#setAside(at, 'changed here and in the pod', type !== 'folder');
     return true;
   }
 
@@ -376,17 +389,29 @@ export class VolumeCopy {
     chmodSync(this.#placeOf(folder), (this.#known.get(folder)?.base?.mode ?? 0) | 0o700);
   }
 
-  /** Beside where it was, under a name of its own. */
-  #setAside(at: string, why: string): void {
+  /** Beside where it was, under a name of its own. `replaced`: a file stays there as well, so that the name is never without one. */
+  #setAside(at: string, why: string, replaced = false): void {
     const name = path.basename(at);
     for (let i = 1; ; i++) {
       const end = i === 1 ? ASIDE : `${ASIDE}-${i}`;
       const kept = path.join(path.dirname(at), shortened(name, MAX_NAME_BYTES - end.length) + end);
       if (this.#known.has(kept) || this.statsHere(kept)) continue;
-      renameSync(this.#placeOf(at), this.#placeOf(kept));
+      if (!replaced || !this.#linked(at, kept)) renameSync(this.#placeOf(at), this.#placeOf(kept));
       this.#aside.delete(at);
       this.#aside.add(kept);
-      return this.#onConflict?.({ path: at, keptAs: kept, why });
+      this.#conflicts.push({ path: at, keptAs: kept, why });
+      return;
+    }
+  }
+
+  /** Under both names now; false where that can't be. */
+  #linked(at: string, as: string): boolean {
+    if (!this.statsHere(at)?.isFile()) return false;
+    try {
+      linkSync(this.#placeOf(at), this.#placeOf(as));
+      return true;
+    } catch {
+      return false; // not every file system has that
     }
   }
 

@@ -24,7 +24,7 @@ import { type TestContext, test } from 'node:test';
 import { MountFiles } from '../../../agent/pod/files.ts';
 import type { Stream } from '../../../agent/wire/stream.ts';
 import { Output } from '../../../cli/output.ts';
-import { VolumeCopy } from '../../../cli/volume-copy.ts';
+import { type Conflict, VolumeCopy } from '../../../cli/volume-copy.ts';
 import { type Agent, VolumeFollower } from '../../../cli/volume-follower.ts';
 import { finishWrites } from '../../../cli/volume-unwritten.ts';
 import { SessionPair, until } from '../wire/harness.ts';
@@ -53,6 +53,7 @@ async function silent(t: TestContext, fill: (pod: string) => void = () => {}, an
   };
   const first = await connect('web-1');
   const said: { event: string; text: string }[] = [];
+  const whenTold: (string | undefined)[] = [];
   const stdout = new PassThrough().setEncoding('utf8').on('data', (text: string) => {
     for (const line of text.trim().split('\n')) said.push(JSON.parse(line));
   });
@@ -61,8 +62,14 @@ async function silent(t: TestContext, fill: (pod: string) => void = () => {}, an
   const limits = { limitBytes: 50_000_000, maxEntries: 1_000 };
   const follower = new VolumeFollower({
     path: pod,
-    copy: (onConflict) =>
-      new VolumeCopy({ place, staging: path.join(folder, 'staging'), reserved: [], limits, onConflict }),
+    copy: (tell) => {
+      const onConflict = (conflict: Conflict) => {
+        const at = path.join(place, conflict.path);
+        whenTold.push(isFile(at) ? readFileSync(at, 'utf8') : undefined);
+        tell?.(conflict);
+      };
+      return new VolumeCopy({ place, staging: path.join(folder, 'staging'), reserved: [], limits, onConflict });
+    },
     request: { path: pod, except: [], ...limits },
     agent: () => agent,
     output,
@@ -72,6 +79,8 @@ async function silent(t: TestContext, fill: (pod: string) => void = () => {}, an
   const keepIn = path.join(folder, 'kept');
   return {
     ...{ folder, pod, place, follower, said, connect, first, keepIn },
+    /** What was where a conflict was, at the moment it was told. */
+    whenTold,
     here: (name: string) => path.join(place, name),
     there: (name: string) => path.join(pod, name),
     told: (event: string) => said.filter((each) => each.event === event).map(({ text }) => text),
@@ -165,7 +174,7 @@ test('a big file comes whole, in pieces', async (t) => {
 });
 
 test('changed on both sides: the pod’s stays, the laptop’s is beside it and is told', async (t) => {
-  const { here, there, told, first, pod, finish, keepIn } = await scene(t, (at) =>
+  const { here, there, told, whenTold, first, pod, finish, keepIn } = await scene(t, (at) =>
     writeFileSync(path.join(at, 'f'), 'one'),
   );
   await apart(first, () => {
@@ -173,6 +182,7 @@ test('changed on both sides: the pod’s stays, the laptop’s is beside it and 
     writeFileSync(there('f'), 'theirs');
   });
   await until(() => told('volume-conflict').length > 0, 'the conflict');
+  assert.deepEqual(whenTold, ['theirs']);
   assert.equal(readIf(there('f')), 'theirs');
   assert.equal(readIf(here('f')), 'theirs');
   assert.equal(readIf(here('f.lpk-conflict')), 'mine');
