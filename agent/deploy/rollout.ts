@@ -390,7 +390,7 @@ async function refusedPods(cluster: Cluster, ref: WorkloadRef): Promise<string |
   const path = `/api/v1/namespaces/${ref.namespace}/events`;
   // Not everybody may read events; then the time limit has to do.
   const list = await cluster.request('GET', path, { query: { fieldSelector } }).catch(() => undefined);
-  const since = Date.now() - 60_000;
+  const since = cluster.nowMs() - 60_000;
   const recent = ((list?.items ?? []) as Json[]).filter(
     (event) =>
       event.involvedObject.kind.toLowerCase() === ref.kind &&

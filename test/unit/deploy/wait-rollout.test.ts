@@ -22,6 +22,7 @@ function follow(kind: Kind, options: Partial<RolloutOptions>) {
       signal.addEventListener('abort', () => states.end());
       for await (const state of states) if (!signal.aborted) yield new Map([['uid', state]]);
     },
+    nowMs: Date.now,
     request: async (_method: string, path: string) => {
       asked.push(path);
       return { items: [] };
