@@ -138,13 +138,19 @@ test('the first pod’s refusal ends the session; that it is not there does not'
   await assert.rejects(refused.attachment.over, { code: 'forbidden', message: /^pod web-1: [^;]*$/ });
 });
 
-test('a pod that refuses is tried again beside the others, and told once', async (t) => {
+/** `web-1` leads here, and `web-2` refuses, which was told. */
+async function attachedAndRefused(t: TestContext): Promise<Scene> {
   const scene = await Scene.open(t);
   await scene.run('web-1');
   await scene.untilTold(/web-1 attached/);
   scene.refusals.set('web-2', 403);
   await scene.run('web-2');
   await scene.untilTold(/^forbidden: pod web-2/);
+  return scene;
+}
+
+test('a pod that refuses is tried again beside the others, and told once', async (t) => {
+  const scene = await attachedAndRefused(t);
   const { asked } = scene;
   await until(() => scene.asked > asked, 'it is tried again');
   scene.refusals.clear();
@@ -177,12 +183,7 @@ test('once there was an agent, the only pod’s refusal is waited out, but not f
 
 test('a pod that is gone is not tried again', async (t) => {
   t.mock.timers.enable({ apis: ['setTimeout'] });
-  const scene = await Scene.open(t);
-  await scene.run('web-1');
-  await scene.untilTold(/web-1 attached/);
-  scene.refusals.set('web-2', 403);
-  await scene.run('web-2');
-  await scene.untilTold(/^forbidden: pod web-2/);
+  const scene = await attachedAndRefused(t);
   scene.delete('web-2');
   await scene.run('web-3');
   await scene.untilTold(/web-3 attached/);

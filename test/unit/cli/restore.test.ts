@@ -278,13 +278,19 @@ test('--all leaves alone the objects of a session that a newer lpk holds', async
   await assert.rejects(restore(fake, { target: 'deployment/web' }), { code: 'version-mismatch' });
 });
 
-test('after the rollout the agent is gone from the workload’s history too', async () => {
-  const fake = new FakeCluster();
+/** The workload `web`, held, and what its agents' ReplicaSet is made of. */
+function heldWithRevision(fake: FakeCluster) {
   const workload = fake.deployment('web');
   fake.hold('web', { id: 's1', ...ME });
   const template = fake.objects.get('/apis/apps/v1/namespaces/shop/deployments/web').spec.template;
   const path = '/apis/apps/v1/namespaces/shop/replicasets/web-1';
   const metadata = { name: 'web-1', namespace: 'shop', ownerReferences: [{ uid: workload.metadata.uid }] };
+  return { path, metadata, template };
+}
+
+test('after the rollout the agent is gone from the workload’s history too', async () => {
+  const fake = new FakeCluster();
+  const { path, metadata, template } = heldWithRevision(fake);
   fake.objects.set(path, { metadata, spec: { replicas: 0, template } });
   await restore(fake, { target: 'deployment/web' });
   assert.equal(fake.objects.has(path), false);
@@ -292,11 +298,7 @@ test('after the rollout the agent is gone from the workload’s history too', as
 
 test('a ReplicaSet of agents that is scaled down only after the rollout goes from the history too', async () => {
   const fake = new FakeCluster();
-  const workload = fake.deployment('web');
-  fake.hold('web', { id: 's1', ...ME });
-  const template = fake.objects.get('/apis/apps/v1/namespaces/shop/deployments/web').spec.template;
-  const path = '/apis/apps/v1/namespaces/shop/replicasets/web-1';
-  const metadata = { name: 'web-1', namespace: 'shop', ownerReferences: [{ uid: workload.metadata.uid }] };
+  const { path, metadata, template } = heldWithRevision(fake);
   let reads = 0;
   const spec = {
     template,
