@@ -1,6 +1,7 @@
 import type net from 'node:net';
 import type { LpkError } from '../agent/wire/errors.ts';
 import { flowError, pump } from '../agent/wire/pump.ts';
+import { resetSocket } from '../agent/wire/reset-socket.ts';
 import type { Dial, Flow, Outbound } from './flow.ts';
 import { dismiss } from './handshake.ts';
 
@@ -35,7 +36,7 @@ export async function carry(
   if (replyEarly && !awaitDial) {
     socket.write(replies.success);
     join(socket, stream, { flowIdleMs });
-    opened.catch(() => socket.resetAndDestroy());
+    opened.catch(() => resetSocket(socket));
     return;
   }
   const abandon = () => stream.reset('cancelled', 'the client left');

@@ -3,6 +3,7 @@ import type net from 'node:net';
 import { type Duplex, pipeline } from 'node:stream';
 import type { LpkError } from '../agent/wire/errors.ts';
 import { flowError } from '../agent/wire/pump.ts';
+import { resetSocket } from '../agent/wire/reset-socket.ts';
 import { carry, type Idle, join } from './carry.ts';
 import { type Credentials, matches } from './credentials.ts';
 import type { Dial, Outbound } from './flow.ts';
@@ -53,7 +54,7 @@ export function createHttpDoor({ dial, idleMs, flowIdleMs, credentials, pages }:
     headersTimeout: 0,
   });
   server.timeout = flowIdleMs; // for a request under way
-  server.on('timeout', (socket: net.Socket) => socket.resetAndDestroy());
+  server.on('timeout', resetSocket);
   const refusal = (request: http.IncomingMessage) => {
     const given = credentials && basicCredentials(request.headers['proxy-authorization']);
     return !credentials || (given && matches(credentials, given)) ? undefined : PASSWORD_WANTED;

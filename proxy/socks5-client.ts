@@ -3,6 +3,7 @@ import net from 'node:net';
 import { Duplex } from 'node:stream';
 import { type ErrorCode, LpkError } from '../agent/wire/errors.ts';
 import { flowError, type Resettable } from '../agent/wire/pump.ts';
+import { resetSocket } from '../agent/wire/reset-socket.ts';
 import type { Credentials } from './credentials.ts';
 import type { Dial, Flow } from './flow.ts';
 import { take } from './handshake.ts';
@@ -78,7 +79,7 @@ class TcpFlow extends Duplex implements Resettable {
 
   override _destroy(error: Error | null, done: (error?: Error | null) => void): void {
     if (this.readableEnded && this.writableFinished) this.#socket.destroy();
-    else this.#socket.resetAndDestroy();
+    else resetSocket(this.#socket);
     done(error);
   }
 }

@@ -5,6 +5,7 @@ import net from 'node:net';
 import { createInterface } from 'node:readline';
 import type { Readable } from 'node:stream';
 import { load as parseYaml } from 'js-yaml';
+import { resetSocket } from '../agent/wire/reset-socket.ts';
 
 /**
  * A far-away API server on one machine: a TCP relay on loopback that holds every byte back for a time, can cut its connections, and can be a
@@ -107,7 +108,7 @@ class Pair {
 
   reset(): void {
     for (const way of this.#ways) way.drop();
-    for (const socket of [this.#near, this.#far]) if (!socket.destroyed) socket.resetAndDestroy();
+    for (const socket of [this.#near, this.#far]) resetSocket(socket);
     this.#over();
   }
 

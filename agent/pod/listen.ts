@@ -1,6 +1,7 @@
 import net from 'node:net';
 import { LpkError } from '../wire/errors.ts';
 import { flowError, pump } from '../wire/pump.ts';
+import { resetSocket } from '../wire/reset-socket.ts';
 import type { Session } from '../wire/session.ts';
 import { ExpectedCalls } from './self-test.ts';
 
@@ -61,7 +62,7 @@ export class Listeners {
       const stream = this.#session.openAccept(port, socket.remoteAddress ?? '', socket.remotePort ?? 0);
       pump(socket, stream);
     } catch {
-      socket.resetAndDestroy();
+      resetSocket(socket);
     }
   }
 }

@@ -2,6 +2,7 @@ import type net from 'node:net';
 import type { Duplex } from 'node:stream';
 import { corkThisTurn } from './cork.ts';
 import { type ErrorCode, LpkError, systemCode } from './errors.ts';
+import { resetSocket } from './reset-socket.ts';
 
 /** A stream that can be ended at once with a reason the other side understands. */
 export type Resettable = Duplex & {
@@ -68,12 +69,12 @@ export function pump(socket: net.Socket, stream: Resettable): void {
     stream.reset(code, message);
   });
   stream.on('error', () => {
-    if (!socket.destroyed) socket.resetAndDestroy();
+    resetSocket(socket);
   });
   socket.on('close', () => {
     if (!stream.destroyed && !(socket.readableEnded && socket.writableFinished)) stream.reset('connection-reset');
   });
   stream.on('close', () => {
-    if (!socket.destroyed && !(stream.readableEnded && stream.writableFinished)) socket.resetAndDestroy();
+    if (!(stream.readableEnded && stream.writableFinished)) resetSocket(socket);
   });
 }

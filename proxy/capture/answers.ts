@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs';
+import { resetSocket } from '../../agent/wire/reset-socket.ts';
 import { join } from '../carry.ts';
 import type { Dial, Outbound } from '../flow.ts';
 import { isLoopback } from '../loopback.ts';
@@ -218,7 +219,7 @@ export class Answers {
     opened.catch(() => {});
     void client.accepted.then((socket) => {
       if (!socket) stream.reset('cancelled', 'the client left');
-      else if (stream.destroyed) socket.resetAndDestroy();
+      else if (stream.destroyed) resetSocket(socket);
       else join(socket, stream, { flowIdleMs: 0 });
       // Nobody ends a connection that it waits for: its program was killed, or has given up.
       socket?.once('end', () => {
@@ -233,7 +234,7 @@ export class Answers {
         (error) => {
           if (isFailure(error)) this.#failures.add(destination);
           this.#settle(client, connectErrno(error));
-          socket?.resetAndDestroy();
+          if (socket) resetSocket(socket);
         },
       );
     });
