@@ -163,6 +163,15 @@ test('no file has a name that says nothing', () => {
   );
 });
 
+test('a connection is reset in one place, which knows when Node can’t', () => {
+  const files = sources('{agent,proxy,dns,cli}/**/*.ts').filter((file) => file !== 'agent/wire/reset-socket.ts');
+  assert.ok(files.length > 100);
+  assert.deepEqual(
+    files.filter((file) => readFileSync(join(root, file), 'utf8').includes('resetAndDestroy')),
+    [],
+  );
+});
+
 test('agent/ says laptop and cluster, not local and remote', () => {
   const found = sources('agent/**/*.{ts,md}').flatMap((file) =>
     readFileSync(join(root, file), 'utf8')
