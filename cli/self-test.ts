@@ -19,7 +19,7 @@ const CALL_MS = 10_000;
 const PROXY_TIMEOUT_MS = 5_000;
 /** So long after the rollout nothing listens at a port: worth a word. */
 const LISTENER_MS = 15_000;
-/** A rollout that takes longer, though something listens, is looked at from the Service's end. */
+/** A rollout that takes longer, though something listens, is looked at from the Service's end, and again once it is over. */
 const ROLLOUT_MS = 20_000;
 /** Pods that call, and paths that are called, at most. */
 const MAX_CALLERS = 8;
@@ -45,9 +45,12 @@ export type SelfTestOptions = {
  */
 export class SelfTest {
   #options: SelfTestOptions;
-  #tested = new Set<number>();
+  #tested = new Map<number, Promise<void>>();
+  #proven = new Set<ServicePath>();
+  #said = new Set<string>();
   #foundPaths: Promise<ServicePath[]> | undefined;
   #started = false;
+  #isOver = false;
   #stopped = false;
   #silence: NodeJS.Timeout | undefined;
   #late: NodeJS.Timeout | undefined;
@@ -57,8 +60,15 @@ export class SelfTest {
     this.#serveAll();
   }
 
-  /** The rollout is over. */
+  /** The rollout is over. What was tried before, and failed, may only have been too early. */
   start(): void {
+    if (this.#isOver || this.#stopped) return;
+    this.#isOver = true;
+    for (const [port, early] of this.#tested) void early.then(() => this.#tryPort(port));
+    this.#begin();
+  }
+
+  #begin(): void {
     if (this.#started || this.#stopped) return;
     this.#started = true;
     this.#silence = setTimeout(() => void this.#tellSilent(), LISTENER_MS);
@@ -79,15 +89,20 @@ export class SelfTest {
 
   /** The agents listen on this port of the container. */
   served(podPort: number): void {
-    if (!this.#started) this.#late ??= setTimeout(() => this.start(), ROLLOUT_MS).unref();
+    if (!this.#started) this.#late ??= setTimeout(() => this.#begin(), ROLLOUT_MS).unref();
     if (!this.#started || this.#stopped || this.#tested.has(podPort)) return;
-    this.#tested.add(podPort);
-    this.#test(podPort).catch((error: unknown) => this.#untold(error));
+    this.#tested.set(podPort, this.#tryPort(podPort));
+  }
+
+  #tryPort(podPort: number): Promise<void> {
+    return this.#test(podPort).catch((error: unknown) => this.#untold(error));
   }
 
   async #test(podPort: number): Promise<void> {
+    if (this.#stopped) return;
     this.#foundPaths ??= this.#findPaths();
-    const paths = (await this.#foundPaths).filter((path) => path.podPort === podPort).slice(0, MAX_PATHS);
+    const all = (await this.#foundPaths).filter((path) => path.podPort === podPort).slice(0, MAX_PATHS);
+    const paths = all.filter((path) => !this.#proven.has(path));
     if (paths.length === 0) return;
     const agents = this.#options.agents().slice(0, MAX_CALLERS);
     const token = randomBytes(16).toString('hex');
@@ -107,7 +122,10 @@ export class SelfTest {
 
   async #findPaths(): Promise<ServicePath[]> {
     const { cluster, target, ports } = this.#options;
-    const { paths, findings } = await servicePaths(cluster, target, [...ports.keys()]);
+    const { paths, findings } = await servicePaths(cluster, target, [...ports.keys()]).catch((error: unknown) => {
+      this.#foundPaths = undefined;
+      throw error;
+    });
     for (const finding of findings) this.#tellFinding(finding);
     return paths;
   }
@@ -129,6 +147,7 @@ export class SelfTest {
     );
     const arrived = calls.flatMap((call) => (call.status === 'fulfilled' ? [call.value] : []));
     if (arrived.length > 0) {
+      if (arrived.length === agents.length) this.#proven.add(path);
       this.#tellArrived(path, 'pod', [...new Set(arrived.map(({ reached }) => reached))]);
     }
     if (this.#stopped || arrived.length === agents.length) return;
@@ -158,7 +177,7 @@ export class SelfTest {
   }
 
   #tellArrived(path: ServicePath, by: 'pod' | 'api-server', reached: string[]): void {
-    if (this.#stopped) return;
+    if (this.#stopped || !this.#isNew(`${path.service} ${path.servicePort} ${by} ${reached.toSorted()}`)) return;
     const from = by === 'pod' ? (reached.length > 1 ? 'from the pods' : 'from the pod') : 'from the API server';
     this.#options.output.say(
       `Service ${path.service} port ${path.servicePort} leads here: a call ${from} arrived`,
@@ -168,7 +187,7 @@ export class SelfTest {
   }
 
   #tellFinding({ hop, message, remedy }: Finding, path?: ServicePath, notSeen: string[] = []): void {
-    if (this.#stopped) return;
+    if (this.#stopped || !this.#isNew(`${path?.service} ${path?.servicePort} ${message}`)) return;
     const blind = notSeen.length > 0 ? `; not looked at, for want of rights: ${notSeen.join(', ')}` : '';
     this.#options.output.warn(`${message}; ${remedy}${blind}`, 'self-test', {
       ok: false,
@@ -177,6 +196,11 @@ export class SelfTest {
       remedy,
       notSeen,
     });
+  }
+
+  #isNew(what: string): boolean {
+    const { size } = this.#said;
+    return this.#said.add(what).size > size;
   }
 
   #fields({ service, servicePort, podPort }: ServicePath): object {
@@ -188,7 +212,8 @@ export class SelfTest {
     if (this.#stopped || this.#options.agents().length === 0) return;
     const { target, output } = this.#options;
     const why = error instanceof Error ? error.message : String(error);
-    output.warn(`can't tell whether calls reach ${workloadName(target)}: ${why}`, 'self-test', { ok: false });
+    const text = `can't tell whether calls reach ${workloadName(target)}: ${why}`;
+    if (this.#isNew(text)) output.warn(text, 'self-test', { ok: false });
   }
 
   #tellSilent(): void {
