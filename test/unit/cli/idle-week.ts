@@ -252,7 +252,7 @@ async function settle(): Promise<void> {
     heard = Promise.withResolvers();
     let late: NodeJS.Timeout | undefined;
     const giveUp = new Promise<boolean>((resolve) => {
-      late = realTimeout(() => resolve(true), 5_000);
+      late = realTimeout(() => resolve(true), 60_000);
     });
     const missed = await Promise.race([heard.promise, giveUp]);
     realClear(late);

@@ -52,7 +52,7 @@ function guards(journals: string): string[] {
   });
 }
 
-test('an urgent change is undone without any command when lpk is killed', { skip, timeout: 20_000 }, async (t) => {
+test('an urgent change is undone without any command when lpk is killed', { skip, timeout: 120_000 }, async (t) => {
   const { child, journals, file, log } = await lpk(t);
   assert.ok(fs.existsSync(file));
   child.kill('SIGKILL');
@@ -63,7 +63,7 @@ test('an urgent change is undone without any command when lpk is killed', { skip
 
 test('an lpk that undoes by itself dismisses its guard, which does not keep it from ending', {
   skip: process.platform !== 'linux',
-  timeout: 20_000,
+  timeout: 120_000,
 }, async (t) => {
   const { child, journals, file, log } = await lpk(t);
   assert.equal(guards(journals).length, 1);

@@ -28,7 +28,7 @@ const WAYS: { what: string; command: string[]; asked: string }[] = [
 ];
 
 for (const { what, command, asked } of WAYS) {
-  test(`${what} asks the proxy for the name`, { timeout: 120_000 }, async (t) => {
+  test(`${what} asks the proxy for the name`, { timeout: 600_000 }, async (t) => {
     const [program, ...args] = command as [string, ...string[]];
     if (!isInstalled(program)) {
       assert.ok(!process.env.CI, `${program} is not installed; in CI it must be`);

@@ -13,7 +13,7 @@ const echo = (socket: net.Socket) => socket.pipe(socket);
 
 for (const way of WAYS_IN) {
   for (const replyEarly of [false, true]) {
-    test(`${way.name}, answering ${replyEarly ? 'early' : 'after the dial'}`, { timeout: 120_000 }, async (t) => {
+    test(`${way.name}, answering ${replyEarly ? 'early' : 'after the dial'}`, { timeout: 600_000 }, async (t) => {
       await suite(t, way, replyEarly);
     });
   }

@@ -42,11 +42,11 @@ for (const way of WAYS_IN.filter(({ name }) => /by name|SOCKS4a/.test(name))) {
       const ticking = setInterval(() => {
         socket.write('.');
         if (++sent === 12) clearInterval(ticking);
-      }, 10);
+      }, 60);
       socket.on('close', () => clearInterval(ticking));
     });
     const cluster = fakeCluster({ replyEarly: false });
-    const { port: doorPort } = await door(t, { dial: cluster.dial, flowIdleMs: 60 });
+    const { port: doorPort } = await door(t, { dial: cluster.dial, flowIdleMs: 500 });
     const client = new RawClient(doorPort);
     client.socket.write(way.request(port));
     assert.equal(await way.answer(client), 'ok');
