@@ -11,6 +11,8 @@ import { eventually, Shop, service, workload } from './shop.ts';
 
 /** Nobody has it, and nobody answers for it. */
 const DEAD = '10.96.255.254';
+/** So long lpk holds connects on a lost link: longer than two lpks may be apart in noticing that it is lost. */
+const HOLD_S = 20;
 
 let shop: Shop;
 let laptop: Laptop;
@@ -18,7 +20,8 @@ let person: Person;
 
 before(async () => {
   await installPackages({ curl: '/usr/bin/curl', python3: '/usr/bin/python3' });
-  [shop, laptop] = await Promise.all([Shop.open('run-errors'), Laptop.make()]);
+  shop = await Shop.open('run-errors');
+  laptop = await Laptop.make();
   const ports: [number, number][] = [
     [80, 8080],
     [81, 9999],
@@ -45,7 +48,7 @@ async function nothingIsLeft(): Promise<void> {
 }
 
 function runOwn(...command: string[]): Lpk {
-  return person.start('run', '-n', shop.namespace, '--hold', '5', '--', ...command);
+  return person.start('run', '-n', shop.namespace, '--hold', `${HOLD_S}`, '--', ...command);
 }
 
 describe('a destination fails', () => {
@@ -62,27 +65,16 @@ describe('a destination fails', () => {
   });
 
   const podAddress = async () => (await shop.pods('deployment/web'))[0]?.status.podIP as string;
+  /** The destination's own answer: a dial that gets none ends after 15 s. */
+  const REFUSED_SOON = /^ECONNREFUSED after [0-4]\./;
+  /** The reset may come before the program asks how its connect went. */
+  const RESET = /^EINPROGRESS (connected )?ECONNRESET/;
   const web = async () => `web.${shop.namespace}`;
   const table: [string, () => Promise<string>, number, { blocking: RegExp; waiting: RegExp }][] = [
     ['none', web, 80, { blocking: /^connected answered/, waiting: /^EINPROGRESS connected answered/ }],
-    [
-      'a closed port of a pod',
-      podAddress,
-      9999,
-      { blocking: /^ECONNREFUSED after 0/, waiting: /^EINPROGRESS connected ECONNRESET/ },
-    ],
-    [
-      'a closed port of a Service’s pod',
-      web,
-      81,
-      { blocking: /^ECONNREFUSED after 0/, waiting: /^EINPROGRESS connected ECONNRESET/ },
-    ],
-    [
-      'a port that a Service has not',
-      web,
-      82,
-      { blocking: /^ECONNREFUSED after 0/, waiting: /^EINPROGRESS connected ECONNRESET/ },
-    ],
+    ['a closed port of a pod', podAddress, 9999, { blocking: REFUSED_SOON, waiting: RESET }],
+    ['a closed port of a Service’s pod', web, 81, { blocking: REFUSED_SOON, waiting: RESET }],
+    ['a port that a Service has not', web, 82, { blocking: REFUSED_SOON, waiting: RESET }],
     [
       'no such name in the cluster',
       async () => `nosuch.${shop.namespace}.svc.cluster.local`,
@@ -99,7 +91,7 @@ describe('a destination fails', () => {
       'an address outside, to which there is no route',
       async () => OUTSIDE.name,
       80,
-      { blocking: /^ENETUNREACH after 0/, waiting: /^ENETUNREACH after 0/ },
+      { blocking: /^ENETUNREACH after [0-4]\./, waiting: /^ENETUNREACH after [0-4]\./ },
     ],
   ];
   // The blocking ones last: they would be remembered.
@@ -118,10 +110,18 @@ describe('a destination fails', () => {
   });
 
   test('one that does not block hears the truth when it tries again', async () => {
-    const lpk = person.start('run', '--', ...program('connects.py', 'waiting', await podAddress(), '9999', '2'));
-    await lpk.line(/^EINPROGRESS connected ECONNRESET/);
-    lpk.type('\n');
-    await lpk.line(/^(EINPROGRESS )?ECONNREFUSED/);
+    const times = 50;
+    const lpk = person.start('run', '--', ...program('connects.py', 'waiting', await podAddress(), '9999', `${times}`));
+    const line = (at: number) => lpk.until(`line ${at}`, () => lpk.lines[at]);
+    assert.match(await line(0), RESET, `${lpk}`);
+    const refused = /^(EINPROGRESS )?ECONNREFUSED/;
+    // The truth has 25 ms to come, which is not always enough on a busy machine; then it hears what it heard at first.
+    for (let at = 1; at < times && !refused.test(lpk.lines.at(-1) as string); at++) {
+      lpk.type('\n');
+      assert.match(await line(at), new RegExp(`${refused.source}|${RESET.source}`), `${lpk}`);
+    }
+    assert.match(lpk.lines.at(-1) as string, refused, `${lpk}`);
+    lpk.signal('SIGTERM');
     await lpk.exit();
   });
 });
@@ -143,8 +143,8 @@ describe('the link, and lpk itself', () => {
     await Promise.all(lpks.map((lpk) => lpk.line(/answered/)));
     await laptop.cut();
     await Promise.all(lpks.map((lpk) => lpk.event('link-down')));
-    await next([/^ENETUNREACH after [0-9]\./, /^EINPROGRESS connected (ENETUNREACH|ECONNRESET|closed)/]);
-    await next([/^ENETUNREACH after 0\.[01]/, /^ENETUNREACH after 0\.[01]/]);
+    await next([/^ENETUNREACH after [12]?\d\./, /^EINPROGRESS (connected )?(ENETUNREACH|ECONNRESET|closed)/]);
+    await next([/^ENETUNREACH after [01]\./, /^ENETUNREACH after [01]\./]);
     await laptop.mend();
     await Promise.all(lpks.map((lpk) => lpk.event('link-up')));
     await next(works);

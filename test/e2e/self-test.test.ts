@@ -70,7 +70,8 @@ async function leave(lpk: Lpk): Promise<Partial<LpkEvent>[]> {
     .map(({ event: _, text: __, remedy: ___, laptopPort: ____, ...rest }) => rest);
 }
 
-describe('the self-test', { concurrency: true }, () => {
+// Three sessions at once: all eight keep a small machine from everything else.
+describe('the self-test', { concurrency: 3 }, () => {
   test('proves that a call through the Service arrives, and the program sees none of it', async (t) => {
     const { lpk, program, callers } = await connected(t, 'good');
     const { reached, laptopPort } = await lpk.event('self-test');
@@ -84,8 +85,8 @@ describe('the self-test', { concurrency: true }, () => {
   test('tries every Service that leads to the workload, from each of its pods', async (t) => {
     const { lpk, callers } = await connected(t, 'deployment/many');
     for (const name of ['many', 'many-headless']) {
-      const { ok, reached } = await lpk.event('self-test', (event) => event.service === name);
-      assert.ok(ok, `${lpk}`);
+      // A pod of a rollout that is still under way may not be reached at once: lpk tries again when it ends.
+      const { reached } = await lpk.event('self-test', ({ service, ok }) => service === name && ok);
       assert.ok(reached.length >= 1 && reached.length <= 2);
     }
     assert.deepEqual(callers, []);
