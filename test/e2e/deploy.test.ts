@@ -18,7 +18,7 @@ import {
 } from '../../agent/deploy/apply.ts';
 import { bundleAgent } from '../../agent/deploy/bundle.ts';
 import { findTarget, parseTarget, type Target } from '../../agent/deploy/find.ts';
-import { forgetHistory } from '../../agent/deploy/history.ts';
+import { forgetHistoryAfterRollout } from '../../agent/deploy/history.ts';
 import { type Cluster, openCluster } from '../../agent/deploy/kube.ts';
 import { preflight, transportsAllowed } from '../../agent/deploy/preflight.ts';
 import { type Reach, reachError, throughPortForward, throughProxy } from '../../agent/deploy/reach.ts';
@@ -26,7 +26,7 @@ import { type PodEvent, waitRollout, watchPods } from '../../agent/deploy/rollou
 import type { Carrier } from '../../agent/wire/carrier.ts';
 import type { LpkError } from '../../agent/wire/errors.ts';
 import { clusterUp, kubectl, userKubeconfig } from '../cluster/cluster.ts';
-import { conforming, createNamespace } from './namespace.ts';
+import { conforming, createNamespace, createQuota } from './namespace.ts';
 
 /** Finding, swapping, reaching and restoring, on the real cluster, with `stand-in-agent.ts` in the agent's place. */
 
@@ -35,7 +35,8 @@ type Json = any;
 
 const namespace = `dep-${randomBytes(3).toString('hex')}`;
 const dir = mkdtempSync(path.join(tmpdir(), 'lpk-deploy-'));
-const patience = () => AbortSignal.timeout(90_000);
+/** `waitRollout` itself gives up after 180 s, and says what it waited for. */
+const patience = () => AbortSignal.timeout(240_000);
 
 let cluster: Cluster;
 let bundle: string;
@@ -184,7 +185,7 @@ async function restored(held: HeldWorkload, on = cluster): Promise<void> {
   const outcome = await restore(on, held);
   assert.equal(outcome.workload, 'restored');
   await waitRollout(on, held, { signal: patience() });
-  await forgetHistory(on, held);
+  await forgetHistoryAfterRollout(on, held);
 }
 
 describe('finding', () => {
@@ -241,8 +242,8 @@ describe('finding', () => {
     await apply(service('both', { selector: { both: 'yes' }, ports: [{ port: 1 }] }));
     const web = await find('deployment/web', 'app');
     await waitRollout(cluster, web, { signal: patience() });
-    await kubectl(['wait', '-n', namespace, '--for=create', '--timeout=30s', 'pod', '-l', 'app=job']);
-    await kubectl(['wait', '-n', namespace, '--for=create', '--timeout=30s', 'pod', '-l', 'app=alone']);
+    await kubectl(['wait', '-n', namespace, '--for=create', '--timeout=240s', 'pod', '-l', 'app=job']);
+    await kubectl(['wait', '-n', namespace, '--for=create', '--timeout=240s', 'pod', '-l', 'app=alone']);
   });
 
   test('a Service leads to its workload, its container and its ports', async () => {
@@ -451,8 +452,15 @@ describe('serving', { concurrency: 4 }, () => {
       spec: { replicas: 2, serviceName: 'x' },
     });
     await cluster.request('POST', `/apis/apps/v1/namespaces/${namespace}/statefulsets`, { body: broken });
-    await kubectl(['wait', '-n', namespace, '--for=create', '--timeout=60s', 'pod/broken-0']);
-    await kubectl(['wait', '-n', namespace, '--for=jsonpath={.status.phase}=Running', '--timeout=60s', 'pod/broken-0']);
+    await kubectl(['wait', '-n', namespace, '--for=create', '--timeout=240s', 'pod/broken-0']);
+    await kubectl([
+      'wait',
+      '-n',
+      namespace,
+      '--for=jsonpath={.status.phase}=Running',
+      '--timeout=240s',
+      'pod/broken-0',
+    ]);
     const target = await find('sts/broken');
     const given = specFor(target);
     const held = await swapIn(cluster, target, given);
@@ -461,9 +469,9 @@ describe('serving', { concurrency: 4 }, () => {
     assert.equal(laptop.carriers.size, 2);
     await laptop.end();
     await restore(cluster, held);
-    await kubectl(['wait', '-n', namespace, '--for=delete', '--timeout=60s', 'pod/broken-1']);
+    await kubectl(['wait', '-n', namespace, '--for=delete', '--timeout=240s', 'pod/broken-1']);
     const image = '--for=jsonpath={.spec.containers[0].image}=busybox:1';
-    await kubectl(['wait', '-n', namespace, image, '--timeout=60s', 'pod/broken-0']);
+    await kubectl(['wait', '-n', namespace, image, '--timeout=240s', 'pod/broken-0']);
   });
 
   test('a workload that is deleted while it is held leaves nothing', async () => {
@@ -576,8 +584,7 @@ describe('refused', () => {
     test(`a ${kind} whose pods a quota refuses`, async () => {
       const name = `quota-${kind.toLowerCase()}`;
       const target = await deployed(workload(kind, name));
-      const quota = { apiVersion: 'v1', kind: 'ResourceQuota', metadata: { name }, spec: { hard: { pods: '0' } } };
-      await apply(quota);
+      await createQuota(cluster, namespace, name, { pods: '0' });
       const given = specFor(target);
       const held = await swapIn(cluster, target, given);
       const waiting = waitRollout(cluster, target, { signal: patience(), stalledMs: 1_500 });

@@ -1,3 +1,4 @@
+import { setTimeout as pause } from 'node:timers/promises';
 import type { Cluster, Json } from '../../agent/deploy/kube.ts';
 
 /** Namespaces as companies keep them: restricted Pod Security, and a quota that counts everything. All tests live in such. */
@@ -13,7 +14,11 @@ const HARD = {
   ...{ 'count/deployments.apps': '1k', 'count/roles.rbac.authorization.k8s.io': '1k' },
 };
 
-/** Makes a namespace that enforces the Pod Security Standard "restricted" and has a ResourceQuota that is in force. */
+/** A machine whose cluster has only just started takes its time. */
+const IN_FORCE_MS = 120_000;
+const POLL_MS = 50;
+
+/** Makes a namespace that enforces the Pod Security Standard "restricted" and has a ResourceQuota that is in force; pods are accepted. */
 export async function createNamespace(cluster: Cluster, name: string, { root }: Strictness = {}): Promise<void> {
   const labels = {
     'pod-security.kubernetes.io/enforce': root ? 'privileged' : 'restricted',
@@ -23,16 +28,37 @@ export async function createNamespace(cluster: Cluster, name: string, { root }: 
   await createQuota(cluster, name, 'everything', HARD);
 }
 
-/** Until its controller has counted, the API server refuses whatever it would count. */
+/**
+ * Makes a ResourceQuota, and waits until it is in force: a pod has room in it, or is refused in its name. Until its controller has counted,
+ * and the API server has heard of that, the API server refuses whatever it would count with other words ("status unknown for quota").
+ */
 export async function createQuota(cluster: Cluster, namespace: string, name: string, hard: object): Promise<void> {
   const path = `/api/v1/namespaces/${namespace}/resourcequotas`;
   await cluster.request('POST', path, { body: { metadata: { name }, spec: { hard } } });
-  const query = { fieldSelector: `metadata.name=${name}` };
-  for await (const quotas of cluster.follow(path, { query, signal: AbortSignal.timeout(30_000) })) {
-    const [quota] = quotas.values();
-    if (quota?.status?.hard) return;
+  const until = performance.now() + IN_FORCE_MS;
+  for (;;) {
+    const { status } = await cluster.request('GET', `${path}/${name}`);
+    const refusal = await podRefusal(cluster, namespace);
+    if (refusal?.message.includes(`exceeded quota: ${name},`)) return;
+    const hasRoom = status?.hard && !(Number(status.used?.pods) >= Number(status.hard.pods));
+    if (hasRoom && !refusal) return;
+    if (performance.now() > until) {
+      const said = `${refusal?.message ?? 'a pod is accepted'}; its status: ${JSON.stringify(status)}`;
+      throw new Error(`the ResourceQuota ${name} of ${namespace} is not in force: ${said}`, { cause: refusal });
+    }
+    await pause(POLL_MS);
   }
-  throw new Error(`the ResourceQuota ${name} of ${namespace} is not counted`);
+}
+
+/** Why a pod would be refused now; `undefined`: it would not be. A new namespace's lacks its ServiceAccount for a moment, for one. */
+async function podRefusal(cluster: Cluster, namespace: string): Promise<Error | undefined> {
+  const spec = { containers: [{ name: 'app', image: 'busybox:1' }] };
+  const body = conforming({ apiVersion: 'v1', kind: 'Pod', metadata: { name: 'would-be' }, spec });
+  const asked = cluster.request('POST', `/api/v1/namespaces/${namespace}/pods`, { body, query: { dryRun: 'All' } });
+  return await asked.then(
+    () => undefined,
+    (error: Error) => error,
+  );
 }
 
 const POD_SECURITY = { runAsNonRoot: true, runAsUser: 1000, seccompProfile: { type: 'RuntimeDefault' } };

@@ -48,8 +48,8 @@ export class Scene {
     try {
       await createNamespace(scene.cluster, namespace);
       await scene.apply(...(await scene.#objects()));
-      await kubectl(['rollout', 'status', '-n', namespace, 'deployment/peer', '--timeout=120s']);
-      await kubectl(['rollout', 'status', '-n', namespace, 'deployment/web', '--timeout=120s']);
+      await kubectl(['rollout', 'status', '-n', namespace, 'deployment/peer', '--timeout=240s']);
+      await kubectl(['rollout', 'status', '-n', namespace, 'deployment/web', '--timeout=240s']);
     } catch (error) {
       await scene.close();
       throw error;

@@ -10,7 +10,8 @@ import { conforming, createNamespace, type Strictness } from './namespace.ts';
 
 /** A namespace of the real cluster with workloads in it, and a pod that calls others, as a cluster's own programs would. */
 
-const PATIENCE_MS = 90_000;
+/** For a whole rollout on a busy machine: `waitRollout` itself gives up after 180 s, and says what it waited for. */
+const PATIENCE_MS = 240_000;
 /** Of what a session makes; first what owns the others. */
 const SESSION_RESOURCES = [
   '/apis/coordination.k8s.io/v1/leases',
