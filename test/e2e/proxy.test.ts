@@ -21,7 +21,9 @@ const env = { XDG_STATE_HOME: path.join(dir, 'state') };
 
 before(async () => {
   await installPackages({ 'bind9-dnsutils': '/usr/bin/dig', curl: '/usr/bin/curl' });
-  [shop, other, laptop] = await Promise.all([Shop.open('proxy'), Shop.open('proxy-b'), Laptop.make()]);
+  shop = await Shop.open('proxy');
+  other = await Shop.open('proxy-b');
+  laptop = await Laptop.make();
   await deployNames(shop, other);
 });
 
@@ -210,7 +212,8 @@ test('--like has the labels, service account and node of the workload, and none 
   assert.equal(pod.metadata.labels.app, 'web');
   assert.equal(pod.metadata.labels['pod-template-hash'], undefined);
   assert.equal(pod.spec.serviceAccountName, 'cashier');
-  const [web] = (await shop.get('pods', { labelSelector: 'app=web,pod-template-hash' })).items as Json[];
+  const { items } = await shop.get('pods', { labelSelector: 'app=web,pod-template-hash' });
+  const web = (items as Json[]).find(({ metadata }) => !metadata.deletionTimestamp) as Json;
   assert.equal(pod.spec.nodeName, web.spec.nodeName);
   const slices = await shop.cluster.request(
     'GET',
@@ -235,7 +238,7 @@ test('a lost link: cluster names fail at once, and work again when it is back', 
   assert.notDeepEqual(await dig(port, 'web', 'A'), []);
   await laptop.cut();
   await lpk.event('link-down');
-  const whole = await digWhole(port, `db.${shop.namespace}.svc.cluster.local`, 'A', '+time=2', '+tries=1');
+  const whole = await digWhole(port, `db.${shop.namespace}.svc.cluster.local`, 'A', '+time=8', '+tries=1');
   assert.match(whole, /status: SERVFAIL/, `${whole}; ${lpk}`);
   await laptop.mend();
   await lpk.event('link-up');

@@ -38,7 +38,8 @@ let shop: Shop;
 let apart: Shop;
 
 before(async () => {
-  [shop, apart] = await Promise.all([Shop.open('restore'), Shop.open('all')]);
+  shop = await Shop.open('restore');
+  apart = await Shop.open('all');
   const names = Object.keys(kinds) as Name[];
   await Promise.all(
     names.map((name) => (name === 'broken' ? shop.create(shaped(name)) : shopOf(name).deploy(shaped(name)))),

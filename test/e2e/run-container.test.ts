@@ -31,7 +31,8 @@ let person: Person;
 
 before(async () => {
   await installPackages({ curl: '/usr/bin/curl', runc: '/usr/sbin/runc' });
-  [shop, laptop] = await Promise.all([Shop.open('run-con'), Laptop.make()]);
+  shop = await Shop.open('run-con');
+  laptop = await Laptop.make();
   [person] = await Promise.all([
     Person.on(laptop, shop),
     shop.deploy(workload('Deployment', 'web'), service('web', [[80, 8080]])),
@@ -101,7 +102,7 @@ async function inContainer(bounding: string[], args: string[]): Promise<Told> {
   writeFileSync(path.join(bundle, 'config.json'), JSON.stringify(spec));
   const runc = ['--root', path.join(folder, 'runc'), 'run', '--bundle', bundle, name];
   return new Promise((resolve) => {
-    execFile('runc', runc, { timeout: 60_000, cwd: '/' }, (error, stdout, stderr) =>
+    execFile('runc', runc, { timeout: 180_000, cwd: '/' }, (error, stdout, stderr) =>
       resolve({ code: error ? (error.signal ?? error.code ?? 'unknown') : 0, stdout, stderr }),
     );
   });

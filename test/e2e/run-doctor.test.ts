@@ -15,7 +15,8 @@ let laptop: Laptop;
 let person: Person;
 
 before(async () => {
-  [shop, laptop] = await Promise.all([Shop.open('run-doctor'), Laptop.make()]);
+  shop = await Shop.open('run-doctor');
+  laptop = await Laptop.make();
   person = await Person.on(laptop, shop);
 });
 

@@ -18,7 +18,8 @@ const PAGE = /^web in pod web-/m;
 
 before(async () => {
   await installPackages({ curl: '/usr/bin/curl', gdb: '/usr/bin/gdb', python3: '/usr/bin/python3' });
-  [shop, laptop] = await Promise.all([Shop.open('run-local'), Laptop.make()]);
+  shop = await Shop.open('run-local');
+  laptop = await Laptop.make();
   [person] = await Promise.all([
     Person.on(laptop, shop),
     shop.deploy(workload('Deployment', 'web'), service('web', [[80, 8080]])),

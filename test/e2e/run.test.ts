@@ -25,7 +25,8 @@ before(async () => {
     ...{ 'python3-requests': '/usr/lib/python3/dist-packages/requests', ruby: '/usr/bin/ruby' },
     ...{ 'redis-tools': '/usr/bin/redis-cli', 'postgresql-client': '/usr/bin/psql' },
   });
-  [shop, laptop] = await Promise.all([Shop.open('run'), Laptop.make()]);
+  shop = await Shop.open('run');
+  laptop = await Laptop.make();
   [person, backends] = await Promise.all([
     Person.on(laptop, shop),
     Backends.start(shop),

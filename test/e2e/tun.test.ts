@@ -16,7 +16,7 @@ import { eventually, Shop } from './shop.ts';
 /** `lpk proxy up --tun --system-dns`: programs without any setting, on a computer (a namespace) with a nameserver of its own. */
 
 const GIB = 1024 ** 3;
-const RESOLV_CONF = '# by hand\nnameserver 127.0.0.1\nsearch home\noptions timeout:1\n';
+const RESOLV_CONF = '# by hand\nnameserver 127.0.0.1\nsearch home\noptions timeout:5\n';
 const OUTSIDE = { name: 'outside.example', address: '192.0.2.7' };
 
 const dir = mkdtempSync(path.join(tmpdir(), 'lpk-tun-'));
@@ -37,7 +37,9 @@ before(async () => {
   const built = await runToEnd(path.join(import.meta.dirname, '../../scripts/tun2socks'), []);
   env.LPK_TUN2SOCKS = built.trim().split('\n').at(-1) as string;
   writeFileSync(resolvConf, RESOLV_CONF);
-  [shop, other, laptop] = await Promise.all([Shop.open('tun'), Shop.open('tun-b'), Laptop.make()]);
+  shop = await Shop.open('tun');
+  other = await Shop.open('tun-b');
+  laptop = await Laptop.make();
   nameserver = new Lpk([], {
     json: false,
     around: () =>

@@ -360,7 +360,7 @@ describe('every kind of volume', () => {
       `echo begun; ${wait}; echo seen; echo "alone $(cat ${ALONE})"`,
     );
     await lpk.line(/^begun$/);
-    const pod = await podOf('all');
+    const { pod } = await lpk.event('attached');
     const inPod = kubectl(['exec', '-n', shop.namespace, pod, '-c', 'app', '--', '/bin/sh', '-c', wait]).then(() =>
       performance.now(),
     );
@@ -475,7 +475,8 @@ test('a hostile pod ends in a report, and in nothing else', async (t) => {
   // Nothing of the pod's speaks to the terminal, and neither end grows with what the pod has.
   assert.doesNotMatch(lpk.stderr, /[^\P{C}\n]/u);
   const peakMiB = (status: string) => Number(/VmHWM:\s+(\d+) kB/.exec(status)?.[1]) / 1_024;
-  const agent = ['exec', '-n', shop.namespace, await podOf('hostile'), '-c', 'app', '--', '/bin/cat', '/proc/1/status'];
+  const { pod } = await lpk.event('attached');
+  const agent = ['exec', '-n', shop.namespace, pod, '-c', 'app', '--', '/bin/cat', '/proc/1/status'];
   const peaks = [readFileSync(`/proc/${lpk.pid}/status`, 'utf8'), await kubectl(agent)].map(peakMiB) as [
     number,
     number,

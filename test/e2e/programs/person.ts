@@ -69,7 +69,7 @@ export class Person {
   async #settle(): Promise<void> {
     for (const name of ['home', 'bin', 'lpk', 'etc']) mkdirSync(path.join(this.folder, name));
     writeFileSync(this.node, '');
-    writeFileSync(this.resolvConf, `nameserver ${NAMESERVER}\noptions timeout:1 attempts:1\n`);
+    writeFileSync(this.resolvConf, `nameserver ${NAMESERVER}\n`);
     copyFileSync(this.#shop.kubeconfig, this.kubeconfig);
     chmodSync(this.folder, 0o711);
     this.give(path.join(this.folder, 'home'));
@@ -136,11 +136,11 @@ export class Person {
     ]);
   }
 
-  /** To its end; a test that hangs is ended after 60 s, with `SIGKILL` as its code. */
+  /** To its end; a test that hangs is ended after 3 minutes, with `SIGKILL` as its code. */
   run(command: string[], started: (child: ChildProcess) => void = () => {}): Promise<Told> {
     const [program, ...words] = this.on(command) as [string, ...string[]];
     return new Promise((resolve) => {
-      const options = { timeout: 60_000, killSignal: 'SIGKILL', maxBuffer: 64 * 1024 * 1024 } as const;
+      const options = { timeout: 180_000, killSignal: 'SIGKILL', maxBuffer: 64 * 1024 * 1024 } as const;
       started(
         execFile(program, words, options, (error, stdout, stderr) =>
           resolve({ code: error ? (error.signal ?? error.code ?? 'unknown') : 0, stdout, stderr }),
