@@ -215,8 +215,8 @@ export async function waitRollout(cluster: Cluster, ref: WorkloadRef, options: R
     const now = performance.now();
     if (now - movedAt > stalledMs && now - askedAt > stalledMs) {
       askedAt = now;
-      // Who waits for long must not ask for long: only while there are fewer pods than there should be.
-      const ask = !isPatient() || state?.isShort;
+      // An event of a refusal outlives it, and who waits for long must not ask for long: only while pods are lacking.
+      const ask = state?.isShort ?? !isPatient();
       const refusal = state?.refusal ?? (ask ? await refusedPods(cluster, ref) : undefined);
       const error = refusal && new LpkError('rollout-failed', `${name} can't make its pods: ${oneLine(refusal)}`);
       if (error && !isPatient()) {
@@ -273,7 +273,7 @@ export type RolloutState = {
   failure?: string;
   /** Pods were refused; it may be over when others have ended. */
   refusal?: string;
-  /** There are fewer pods than there should be; of StatefulSets and DaemonSets, which have no word for a refusal. */
+  /** There are fewer pods than there should be; of those that have no word for a refusal. Undefined where it can't be known. */
   isShort?: boolean;
 };
 
@@ -296,7 +296,9 @@ export function rolloutState(kind: WorkloadKind, workload: Json, pods?: Json[]):
   if (!isSeen(workload)) return waiting(0, 'waiting for the controller to see the change');
   if (kind === 'daemonset') {
     const { updatedNumberScheduled: updated = 0, numberAvailable: available = 0, currentNumberScheduled = 0 } = status;
-    const also = { isShort: currentNumberScheduled < total };
+    // With a surge the pod of before stays until the new one is there.
+    const surges = Number.parseInt(spec.updateStrategy?.rollingUpdate?.maxSurge ?? 0, 10) > 0;
+    const also = surges ? {} : { isShort: currentNumberScheduled < total };
     const due = Math.min(total, one ? 1 : total);
     if (updated < due)
       return { ...waiting(readyOf(updated, available), `${updated} of ${due} pods replaced`), ...also };

@@ -12,7 +12,7 @@ import type { LpkError } from '../../../agent/wire/errors.ts';
 /** How often it looks whether it takes too long. */
 const LOOK_MS = 500;
 
-type Kind = 'deployment' | 'statefulset';
+type Kind = 'deployment' | 'statefulset' | 'daemonset';
 
 function follow(kind: Kind, options: Partial<RolloutOptions>) {
   const states = new PassThrough({ objectMode: true });
@@ -114,26 +114,43 @@ test('refused pods are the end; of one who is patient, a word for each reason', 
   ]);
 });
 
-test('events are asked for only while a StatefulSet has too few pods, once one is patient', async (t) => {
+test('events are asked for only while a StatefulSet or DaemonSet has too few pods', async (t) => {
   t.mock.timers.enable({ apis: ['setInterval'] });
-  const progress = new EventEmitter();
-  let isPatient = false;
-  const onProgress = (_done: number, _total: number, text: string) => progress.emit(text);
-  const rollout = follow('statefulset', { isPatient: () => isPatient, onProgress });
-  const asks = async (text: string, status: object) => {
-    const seen = once(progress, text);
-    rollout.show(told({ updateRevision: 'b', currentRevision: 'a', ...status }));
-    await seen;
-    rollout.asked.length = 0;
-    t.mock.timers.tick(LOOK_MS);
-    return rollout.asked.length > 0;
-  };
-  assert.equal(await asks('1 of 2 pods replaced', { replicas: 2, updatedReplicas: 1 }), true);
-  isPatient = true;
-  assert.equal(await asks('1 of 2 pods ready', { replicas: 2, updatedReplicas: 2, readyReplicas: 1 }), false);
-  assert.equal(await asks('0 of 2 pods ready', { replicas: 1, updatedReplicas: 2, readyReplicas: 0 }), true);
-  rollout.show(told({ updateRevision: 'b', currentRevision: 'b', replicas: 2, updatedReplicas: 2, readyReplicas: 2 }));
-  await rollout.waiting;
+  for (const isPatient of [false, true]) {
+    const progress = new EventEmitter();
+    const onProgress = (_done: number, _total: number, text: string) => progress.emit(text);
+    const begin = (kind: Kind) => follow(kind, { isPatient: () => isPatient, onProgress });
+    const asks = async (rollout: ReturnType<typeof begin>, text: string, status: object, spec: object = {}) => {
+      const seen = once(progress, text);
+      rollout.show(told(status, spec));
+      await seen;
+      rollout.asked.length = 0;
+      t.mock.timers.tick(LOOK_MS);
+      return rollout.asked.length > 0;
+    };
+    const set = begin('statefulset');
+    const changing = { updateRevision: 'b', currentRevision: 'a' };
+    const unseen = { ...changing, observedGeneration: 1 };
+    assert.equal(await asks(set, 'waiting for the controller to see the change', unseen), !isPatient);
+    assert.equal(await asks(set, '1 of 2 pods replaced', { ...changing, replicas: 2, updatedReplicas: 1 }), false);
+    const short = { ...changing, replicas: 1, updatedReplicas: 2 };
+    assert.equal(await asks(set, '0 of 2 pods ready', short), true);
+    set.show(told({ updateRevision: 'b', currentRevision: 'b', replicas: 2, updatedReplicas: 2, readyReplicas: 2 }));
+    await set.waiting;
+
+    const daemons = begin('daemonset');
+    const all = { desiredNumberScheduled: 2, currentNumberScheduled: 2, numberAvailable: 2 };
+    assert.equal(await asks(daemons, '1 of 2 pods replaced', { ...all, updatedNumberScheduled: 1 }), false);
+    const surging = { updateStrategy: { rollingUpdate: { maxSurge: '50%' } } };
+    const surge = { ...all, updatedNumberScheduled: 0 };
+    assert.equal(
+      await asks(daemons, '0 of 2 pods replaced', surge, surging),
+      !isPatient,
+      'the one more may be refused',
+    );
+    daemons.show(told({ ...all, updatedNumberScheduled: 2 }));
+    await daemons.waiting;
+  }
 });
 
 test('a signal, and the time limit end it', async () => {
