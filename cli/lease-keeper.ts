@@ -6,8 +6,8 @@ import type { Person } from './whoami.ts';
 
 const RENEW_MS = 10_000;
 const LOOK_MS = 1_000;
-/** What a restorer's pod gets to start. */
-const START_MS = 90_000;
+/** What a restorer's pod gets to start: as long as a rollout gets. */
+const START_MS = 180_000;
 /** What a restorer may take from putting back to the end of the Lease. */
 const RESTORING_MS = 120_000;
 

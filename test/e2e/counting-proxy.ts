@@ -104,7 +104,9 @@ export class CountingProxy {
         : object || method !== 'GET'
           ? method
           : 'LIST';
-    const what = `${verb} ${resource}${subresource ? `/${subresource}` : ''}`;
+    // Of Deployments, the restorer's is not the workload that a session holds.
+    const whose = verb === 'GET' && resource === 'deployments' && object?.startsWith('lpk-') ? '/lpk-*' : '';
+    const what = `${verb} ${resource}${subresource ? `/${subresource}` : whose}`;
     const counts = this.#counts.get(name) ?? new Map<string, number>();
     this.#counts.set(name, counts.set(what, (counts.get(what) ?? 0) + 1));
     return path;

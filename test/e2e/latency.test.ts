@@ -14,7 +14,7 @@ import type { Order } from './transfers.ts';
 const ONE_WAY_MS = 25;
 const ROUNDS = 30;
 /** A machine that is busy with other things delays each step; a second round trip would show in every try. */
-const MAX_TRIES = 4;
+const MAX_TRIES = 8;
 const AT_MOST_RTT = 1.3;
 
 const dir = mkdtempSync(path.join(tmpdir(), 'lpk-latency-'));
@@ -23,6 +23,7 @@ let scene: Scene;
 let relay: RelayProcess;
 before(async () => {
   scene = await Scene.open('latency');
+  await scene.calm();
   relay = await forkRelay({ target: await apiServer(scene.kubeconfig), oneWayMs: ONE_WAY_MS });
   await relayKubeconfig(scene.kubeconfig, relay.port, kubeconfig);
 });
@@ -40,15 +41,16 @@ for (const transport of ['proxy', 'port-forward']) {
     const { proxyPort } = connected;
     const echo = await connectSocks(proxyPort, 'peer', 7000);
     echo.write(`${JSON.stringify(ECHO)}\n`);
-    let measured: Measured;
-    let tries = 0;
-    do {
-      measured = await measure(proxyPort, echo);
+    const tries: string[] = [];
+    let held = false;
+    while (!held && tries.length < MAX_TRIES) {
+      const measured = await measure(proxyPort, echo);
       t.diagnostic(inWords(measured));
       assert.ok(measured.rtt >= 2 * ONE_WAY_MS, `the round trip goes through the relay: ${measured.rtt} ms`);
-      tries += 1;
-    } while (Math.max(measured.clientFirst, measured.serverFirst) > AT_MOST_RTT && tries < MAX_TRIES);
-    assert.ok(Math.max(measured.clientFirst, measured.serverFirst) <= AT_MOST_RTT, inWords(measured));
+      tries.push(inWords(measured));
+      held = Math.max(measured.clientFirst, measured.serverFirst) <= AT_MOST_RTT;
+    }
+    assert.ok(held, `in each try more than ${AT_MOST_RTT}:\n${tries.join('\n')}`);
     echo.destroy();
     assert.equal(await leave(connected), 0);
   });

@@ -12,6 +12,7 @@ const MEMORY_MIB = 200;
 let scene: Scene;
 before(async () => {
   scene = await Scene.open('load');
+  await scene.calm();
 });
 after(() => scene?.close());
 

@@ -9,6 +9,7 @@ import { clusterUp, kubectl } from '../cluster/cluster.ts';
 import { endAll, Lpk, type LpkEvent } from './lpk.ts';
 import { conforming, createNamespace } from './namespace.ts';
 import type { Errand } from './peer.ts';
+import { eventually } from './shop.ts';
 import type { Got, Visit } from './strangers.ts';
 import { type Order, type Result, Transfers } from './transfers.ts';
 
@@ -71,6 +72,14 @@ export class Scene {
     const { pods } = await lpk.serving();
     await this.reach();
     return { lpk, proxyPort, pod: pods[0] as string };
+  }
+
+  /** Until no namespace is being deleted, as those of earlier tests are: that their pods end would show in what is measured. */
+  async calm(): Promise<void> {
+    await eventually('no namespace is being deleted', async () => {
+      const { items } = await this.cluster.request('GET', '/api/v1/namespaces');
+      return (items as Json[]).every(({ metadata }) => !metadata.deletionTimestamp);
+    });
   }
 
   /** Until a call of the peer to `web` arrives here and is answered. */

@@ -130,7 +130,7 @@ test('a Lease that was never there, or goes while leaving, is no news, and is re
 test('says once that no restorer watches, when it had time to start', async () => {
   const scene = new Scene();
   scene.lease = { metadata: {} };
-  await scene.pass(90);
+  await scene.pass(180);
   assert.equal(scene.unwatched, 0);
   await scene.pass(60);
   assert.equal(scene.unwatched, 1);
