@@ -12,8 +12,8 @@ import { eventually, Shop, workload } from './shop.ts';
 /** A laptop that dies: the cluster puts the workload back by itself, and nothing of lpk is left. On the real cluster. */
 
 const RESTORE_AFTER_S = 15;
-/** After the Lease has lapsed: what putting back may take. */
-const SLACK_S = 15;
+/** After the Lease has lapsed: what putting back may take, and the 20 s that one failed request adds (agent/pod/lease-clock.ts). */
+const SLACK_S = 25;
 
 const dir = mkdtempSync(path.join(tmpdir(), 'lpk-restorer-'));
 
@@ -46,6 +46,7 @@ async function session(kind: 'Deployment' | 'StatefulSet', name: string, ...args
   assert.notEqual(await shop.specOf(target), spec, `the session changes it; ${lpk}`);
   const id: string = (await lpk.event('swap', ({ state }) => state === 'done')).session;
   await eventually('the restorer watches', () => watching(id));
+  assert.equal((await lease(id))?.spec.leaseDurationSeconds, RESTORE_AFTER_S);
   return { lpk, target, spec, id };
 }
 
@@ -100,11 +101,11 @@ async function die(lpk: Lpk): Promise<number> {
 }
 
 /** Within `--restore-after` and the slack the spec is as it was, byte for byte; and when the pods have followed, nothing is left. */
-async function assertTakenBack(given: { target: string; spec: string; id: string }, diedAt: number, slackS = SLACK_S) {
+async function assertTakenBack(given: { target: string; spec: string; id: string }, diedAt: number) {
   const { target, spec, id } = given;
   await eventually(`${target} is put back`, async () => (await shop.specOf(target)) === spec);
   const tookS = (performance.now() - diedAt) / 1_000;
-  assert.ok(tookS < RESTORE_AFTER_S + slackS, `took ${tookS.toFixed(1)} s`);
+  assert.ok(tookS < RESTORE_AFTER_S + SLACK_S, `took ${tookS.toFixed(1)} s`);
   await eventually('nothing is left', async () => {
     const { metadata } = await shop.workload(target);
     return (await objectsOf(id)).length === 0 && !JSON.stringify(metadata).includes('lpk');
@@ -132,11 +133,16 @@ describe('after kill -9 of lpk the cluster puts back', { concurrency: 2 }, () =>
 
   test('though the restorer’s own pod was deleted meanwhile', async () => {
     const given = await session('Deployment', 'deleted');
-    const diedAt = await die(given.lpk);
     const [pod] = await restorerPods(given.id);
+    const since = await watching(given.id);
+    await die(given.lpk);
     await shop.deletePod(pod.metadata.name);
-    // The new one counts from its own start.
-    await assertTakenBack(given, diedAt, SLACK_S + RESTORE_AFTER_S);
+    await eventually('another one watches', async () => {
+      const now = await watching(given.id);
+      return now !== undefined && now !== since;
+    });
+    // It counts from its own start.
+    await assertTakenBack(given, performance.now());
   });
 
   test('and leaves alone what somebody else changed meanwhile', async () => {
@@ -242,9 +248,10 @@ describe('a session', { concurrency: 2 }, () => {
     ]);
     const lpk = shop.lpk('connect', 'deployment/without', '--kubeconfig', kubeconfig);
     await lpk.event('ready');
+    const { text } = await lpk.event('no-restorer');
     assert.match(
-      lpk.stderr,
-      /^no restorer: user "dev" may not create, .*roles\.rbac\.authorization\.k8s\.io.*; `lpk restore deployment\/without -n \S+` puts it back if this laptop dies$/m,
+      text,
+      /^no restorer: user "dev" may not create, .*roles\.rbac\.authorization\.k8s\.io.*; `lpk restore deployment\/without -n \S+` puts it back if this laptop dies$/,
       `${lpk}`,
     );
     lpk.signal('SIGINT');
