@@ -181,8 +181,8 @@ export type RolloutOptions = {
 };
 
 const LOOK_MS = 500;
-/** How long a controller may take to try again to make a pod that was refused; it does so less and less often. */
-const RETRY_MS = 15_000;
+/** How long a controller may take to try again to make a pod that was refused: 5, 10, 20 and 41 s after the first time. */
+const RETRY_MS = 45_000;
 
 /**
  * Waits until all of a workload's pods are of its present template and available, by the rules of `kubectl rollout status`
@@ -252,7 +252,7 @@ export async function waitRollout(cluster: Cluster, ref: WorkloadRef, options: R
       if (state.failure && (!late || late !== stale) && !isPatient())
         throw new LpkError('rollout-failed', `${name}: ${oneLine(state.failure)}`);
       if (state.text !== last?.text || state.ready !== last.ready) {
-        movedAt = performance.now();
+        movedAt = Math.max(movedAt, performance.now());
         onProgress?.(state.ready, state.total, state.text);
       }
       if (state.done) return;

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { EventEmitter, once } from 'node:events';
 import { PassThrough } from 'node:stream';
 import { test } from 'node:test';
+import { setImmediate as allDone } from 'node:timers/promises';
 import type { Cluster, Json } from '../../../agent/deploy/kube.ts';
 import { type RolloutOptions, waitRollout } from '../../../agent/deploy/rollout.ts';
 import { workloadRef } from '../../../agent/deploy/workload.ts';
@@ -11,6 +12,8 @@ import type { LpkError } from '../../../agent/wire/errors.ts';
 
 /** How often it looks whether it takes too long. */
 const LOOK_MS = 500;
+/** The longest pause before a controller's next try within the first minute. */
+const NEXT_TRY_MS = 40_000;
 
 type Kind = 'deployment' | 'statefulset' | 'daemonset';
 
@@ -84,6 +87,36 @@ test('refused pods are waited for again when room was made', async () => {
   await asked.promise;
   rollout.show(told(done));
   await rollout.waiting;
+});
+
+test('where room was made, the controller gets until its next try', async (t) => {
+  t.mock.timers.enable({ apis: ['setInterval'] });
+  let now = 0;
+  t.mock.method(performance, 'now', () => now);
+  const progress = new EventEmitter();
+  const onProgress = (_done: number, _total: number, text: string) => progress.emit(text);
+  let asked = 0;
+  const rollout = follow('deployment', { onProgress, stalledMs: 8_000, makeRoom: async () => ++asked === 1 });
+  const show = async (text: string, status: object) => {
+    const seen = once(progress, text);
+    rollout.show(told({ ...status, conditions: [refused] }));
+    await seen;
+  };
+  const pass = async (ms: number) => {
+    for (const until = now + ms; now < until; now += LOOK_MS) {
+      t.mock.timers.tick(LOOK_MS);
+      await allDone();
+    }
+  };
+  await show('1 of 2 pods replaced', waits);
+  await pass(9_000);
+  assert.equal(asked, 1);
+  await show('1 old pod is ending', { ...waits, updatedReplicas: 2 });
+  await pass(NEXT_TRY_MS);
+  assert.equal(asked, 1);
+  await pass(60_000);
+  await assert.rejects(rollout.waiting, { code: 'rollout-failed' });
+  assert.equal(asked, 2);
 });
 
 test('refused pods are the end; of one who is patient, a word for each reason', async () => {
