@@ -12,7 +12,7 @@ import { proveAsLaptop } from '../../agent/wire/handshake.ts';
 import { CLOSE, FRAME, MAX_MESSAGE_BYTES, SESSION_ID_BYTES } from '../../agent/wire/protocol.ts';
 import { OPCODE, websocketHeader } from '../../agent/wire/websocket.ts';
 import { apiServer, forkRelay, type RelayProcess, relayKubeconfig } from '../relay.ts';
-import { type Connected, connectSocks, eventAfter, peakMemoryMiB, Scene, saidSince } from './scene.ts';
+import { type Connected, connectSocks, eventAfter, memoryInWords, peakMemoryMiB, Scene, saidSince } from './scene.ts';
 import { inWords, type Visit, visitWebSocket } from './strangers.ts';
 import { machineMs, type Order } from './transfers.ts';
 
@@ -68,6 +68,7 @@ async function agentOf(pod: string): Promise<{ host: string; port: number }> {
 
 /** A true proof, as somebody who sees the traffic would record it. It takes the session, so lpk comes back with a new one. */
 async function recordHandshake(): Promise<Buffer> {
+  await lpk.lpk.event('self-test', ({ ok }) => ok); // that would fail with the session
   const from = lpk.lpk.events.length;
   const carrier = await throughProxy(scene.cluster, scene.namespace, lpk.pod, agent.port)();
   const send = carrier.send.bind(carrier);
@@ -258,7 +259,8 @@ test('on a bare connection: nothing but an HTTP error', async () => {
 test(`${HALF_OPEN} half-open handshakes: the session goes on, and its laptop gets back in meanwhile`, async (t) => {
   const pid = await scene.processOf(lpk.pod);
   const counts = await scene.floodFromPod(agent, HALF_OPEN, AT_ONCE);
-  const nothing = Object.entries(counts).filter(([what]) => /^(nothing|HTTP 4\d\d|challenge)$/.test(what));
+  // Of a busy agent, whose time for a proof is over before the challenge was sent: no challenge.
+  const nothing = Object.entries(counts).filter(([what]) => /^(nothing|HTTP 4\d\d|challenge|no challenge)$/.test(what));
   t.diagnostic(
     `half-open handshakes got: ${JSON.stringify(counts)}; an answer took ${Math.round(ticker.longest)} ms at most`,
   );
@@ -279,5 +281,5 @@ test(`${HALF_OPEN} half-open handshakes: the session goes on, and its laptop get
   await scene.reach();
   const memory = peakMemoryMiB(pid);
   t.diagnostic(`agent: ${memory} MiB at the most`);
-  assert.ok(memory < MEMORY_MIB, `agent: ${memory} MiB`);
+  assert.ok(memory < MEMORY_MIB, `agent: ${memory} MiB; now ${memoryInWords(pid)}`);
 });

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
-import { type Connected, connectSocks, leave, peakMemoryMiB, Scene, saidSince } from './scene.ts';
+import { type Connected, connectSocks, leave, memoryInWords, peakMemoryMiB, Scene, saidSince } from './scene.ts';
 import { meet } from './transfers.ts';
 
 /** Much at once: bulk both ways and hundreds of connections, in bounded memory. */
@@ -54,7 +54,11 @@ for (const transport of ['proxy', 'port-forward']) {
       assert.deepEqual(saidSince(connected, from), [], 'the link held');
       const memory = { laptop: peakMemoryMiB(lpk.pid), agent: peakMemoryMiB(agent) };
       t.diagnostic(`at the most: laptop ${memory.laptop} MiB, agent ${memory.agent} MiB`);
-      assert.ok(memory.laptop < MEMORY_MIB && memory.agent < MEMORY_MIB, `MiB at the most: ${JSON.stringify(memory)}`);
+      const now = `now laptop: ${memoryInWords(lpk.pid)}; agent: ${memoryInWords(agent)}`;
+      assert.ok(
+        memory.laptop < MEMORY_MIB && memory.agent < MEMORY_MIB,
+        `MiB at the most: ${JSON.stringify(memory)}; ${now}`,
+      );
     });
   });
 }

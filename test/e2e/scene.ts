@@ -209,9 +209,19 @@ export function saidSince({ lpk }: Pick<Connected, 'lpk'>, from: number): LpkEve
 
 /** The most memory a process ever had resident, MiB: proc(5), VmHWM. */
 export function peakMemoryMiB(pid: number): number {
-  const kib = /^VmHWM:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1];
-  if (!kib) throw new Error(`process ${pid} has no VmHWM`);
-  return Math.round(Number(kib) / 1024);
+  return Math.round(statusKiB(pid, 'VmHWM') / 1024);
+}
+
+/** Of what its memory is now: its own, or pages of files, of which the program's are not its doing. For a failure's message. */
+export function memoryInWords(pid: number): string {
+  const parts = ['RssAnon', 'RssFile', 'VmHWM'].map((name) => `${name} ${Math.round(statusKiB(pid, name) / 1024)}`);
+  return `${parts.join(', ')} MiB`;
+}
+
+function statusKiB(pid: number, name: string): number {
+  const kib = new RegExp(`^${name}:\\s+(\\d+) kB$`, 'm').exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1];
+  if (!kib) throw new Error(`process ${pid} has no ${name}`);
+  return Number(kib);
 }
 
 function deployment(name: keyof typeof LABELS, spec: object): Json {
