@@ -244,7 +244,13 @@ test('does not slow a transfer down much', async (t) => {
     assert.ok(got >= bytes);
     return got / 1_000 / (performance.now() - started);
   };
-  const rates = { direct: await rate(target), relayed: await rate(forked), inProcess: await rate(relay) };
+  const rates = { direct: 0, relayed: 0, inProcess: 0 };
+  // The best of three each, by turns: a machine that stalls for a moment spoils one of them.
+  for (let round = 0; round < 3; round++) {
+    rates.direct = Math.max(rates.direct, await rate(target));
+    rates.relayed = Math.max(rates.relayed, await rate(forked));
+    rates.inProcess = Math.max(rates.inProcess, await rate(relay));
+  }
   t.diagnostic(
     Object.entries(rates)
       .map(([name, value]) => `${name} ${value.toFixed(0)} MB/s`)

@@ -172,11 +172,20 @@ test('no API server: nothing there, nothing said, not JSON, not TLS', async (t) 
     message: new RegExp(`127.0.0.1:${port}: nothing listens there \\(ECONNREFUSED\\)`),
   };
   await assert.rejects(nobody.request('GET', '/x'), refused);
-  const { cluster, requests } = await scripted(t, [() => {}, (_, response) => response.end('<html>')]);
+  const { cluster, requests } = await scripted(t, [
+    ({ url }, response) => {
+      if (!url?.endsWith('/silent')) response.end('<html>');
+    },
+  ]);
   const silent = { code: 'cluster-unreachable', message: /no answer within 0.05 s/ };
-  await assert.rejects(cluster.request('GET', '/x', { timeoutMs: 50 }), silent);
+  await assert.rejects(cluster.request('GET', '/silent', { timeoutMs: 50 }), silent);
   await assert.rejects(cluster.request('GET', '/x'), { code: 'cluster-unreachable', message: /no JSON/ });
-  assert.equal(requests.length, 2);
+  // Neither is asked again. A slow machine may have given up the first before it was sent.
+  const urls = requests.map(({ url }) => url?.split('/').at(-1));
+  assert.deepEqual(
+    urls.filter((url, i) => url !== 'silent' || i > 0),
+    ['x'],
+  );
   const plain = await clusterAt(cluster.server.replace('http:', 'https:'));
   await assert.rejects(plain.request('GET', '/x'), { code: 'cluster-unreachable' });
 });

@@ -134,28 +134,43 @@ test('a connection has no more than so many questions under way', async (t) => {
 });
 
 test('connections that are idle, that send nonsense, or that are too many are closed', async (t) => {
-  const { port } = await open(t, { idleMs: 50, maxConnections: 1 });
-  const closed = async (bytes: Buffer) => {
-    const socket = net.connect(port, '127.0.0.1');
+  const closed = async (port: number, bytes?: Buffer) => {
+    const socket = net.connect(port, '127.0.0.1').resume();
+    t.after(() => socket.destroy());
     socket.on('error', () => {});
-    socket.write(bytes);
-    socket.resume();
-    await once(socket, 'close');
+    if (bytes) socket.write(bytes);
+    await once(socket, 'close', { signal: AbortSignal.timeout(20_000) });
   };
-  await closed(framed(answer('web', A)));
-  await closed(Buffer.of(0xff, 0xff, 1, 2));
-  await closed(Buffer.of(0, 50, 1));
-  const patient = await open(t, { maxConnections: 1 });
-  const first = net.connect(patient.port, '127.0.0.1');
+  // A server for each reason, so that it can be no other one.
+  const hasty = await open(t, { idleMs: 50 });
+  await closed(hasty.port);
+  await closed(hasty.port, Buffer.of(0, 50, 1));
+  const patient = await open(t, { idleMs: 3_600_000 });
+  await closed(patient.port, framed(answer('web', A)));
+  await closed(patient.port, Buffer.of(0xff, 0xff, 1, 2));
+  const small = await open(t, { idleMs: 3_600_000, maxConnections: 1 });
+  const first = net.connect(small.port, '127.0.0.1');
   t.after(() => first.destroy());
   first.write(framed(ask('web', A)));
   await take(first, 1);
-  const second = net.connect(patient.port, '127.0.0.1').on('error', () => {});
-  await once(second, 'close');
+  await closed(small.port);
 });
 
+type Reply = (question: Buffer, transport: 'udp' | 'tcp') => Buffer[];
+
 /** A nameserver on one port of both kinds; `reply` gives the datagrams or messages for a question. */
-async function nameserver(t: TestContext, reply: (question: Buffer, transport: 'udp' | 'tcp') => Buffer[]) {
+async function nameserver(t: TestContext, reply: Reply): ReturnType<typeof openNameserver> {
+  for (let attempt = 0; ; attempt++) {
+    try {
+      return await openNameserver(t, reply);
+    } catch (error) {
+      // A port that is free for the one may be taken for the other.
+      if ((error as NodeJS.ErrnoException).code !== 'EADDRINUSE' || attempt === 20) throw error;
+    }
+  }
+}
+
+async function openNameserver(t: TestContext, reply: Reply) {
   const seen: { id: number; port: number }[] = [];
   const tcp = net.createServer((socket) => {
     socket.on('error', () => {});
@@ -165,16 +180,14 @@ async function nameserver(t: TestContext, reply: (question: Buffer, transport: '
   });
   tcp.listen(0, '127.0.0.1');
   await once(tcp, 'listening');
+  t.after(() => tcp.close());
   const { port } = tcp.address() as net.AddressInfo;
   const udp = dgram.createSocket('udp4').bind(port, '127.0.0.1');
+  t.after(() => udp.close());
   await once(udp, 'listening');
   udp.on('message', (question, from) => {
     seen.push({ id: question.readUInt16BE(0), port: from.port });
     for (const bytes of reply(question, 'udp')) udp.send(bytes, from.port, from.address);
-  });
-  t.after(() => {
-    tcp.close();
-    udp.close();
   });
   return { server: `127.0.0.1:${port}`, seen };
 }
@@ -228,7 +241,7 @@ test('the next nameserver is asked when one fails, and one that is silent comes 
   const good = await nameserver(t, (question) => [reply(question, 2)]);
   const dead = new Map<string, number>();
   let nowMs = 0;
-  const options = { perServerMs: 30, dead, nowMs: () => nowMs };
+  const options = { perServerMs: 500, dead, nowMs: () => nowMs };
   const servers = [silent.server, broken.server, good.server];
   const patience = { ...options, perServerMs: 5_000 };
   assert.equal((await askServers(asked, [silent.server, good.server], options)).at(-1), 2);

@@ -8,7 +8,7 @@ import vm from 'node:vm';
 import { type ServerOptions, startServer, type TunnelServer } from '../../../agent/pod/server.ts';
 import { type Carrier, openWebSocket } from '../../../agent/wire/carrier.ts';
 import { proveAsLaptop, type Welcome } from '../../../agent/wire/handshake.ts';
-import { SUBPROTOCOL, TIMES } from '../../../agent/wire/protocol.ts';
+import { SUBPROTOCOL, TIMES, type Times } from '../../../agent/wire/protocol.ts';
 import { Session } from '../../../agent/wire/session.ts';
 import type { Stream } from '../../../agent/wire/stream.ts';
 import { seeded, until } from '../wire/harness.ts';
@@ -221,8 +221,10 @@ test('another version is refused with words', async (t) => {
 });
 
 test('whoever proves nothing is cut off in time: silent, half a request, no proof', async (t) => {
-  const server = await agentServer(t, { times: { ...TIMES, handshakeMs: 50 } });
+  const times: Times = { ...TIMES };
+  const server = await agentServer(t, { times });
   const laptop = await connected(t, server.port);
+  times.handshakeMs = 50; // for those to come
   const sockets = ['', 'GET / HTTP/1.1\r\nHo', upgradeRequest()].map((text) => {
     const socket = net.connect({ port: server.port, host: '127.0.0.1' });
     socket.on('error', () => {});

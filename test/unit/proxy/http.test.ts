@@ -229,7 +229,7 @@ test('an idle connection is closed when its time is up, one with a request under
     else response.end('quick');
   });
   const port = await listen(t, server);
-  const { port: doorPort } = await door(t, { ...fakeCluster({ replyEarly: false }), idleMs: 30 });
+  const { port: doorPort } = await door(t, { ...fakeCluster({ replyEarly: false }), idleMs: 500 });
   const get = (path: string) => `GET http://web:${port}${path} HTTP/1.1\r\nHost: x\r\n\r\n`;
   const [idle, busy] = [new RawClient(doorPort), new RawClient(doorPort)];
   assert.equal((await ask(busy, get('/quick'))).body, 'quick');

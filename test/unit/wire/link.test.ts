@@ -106,10 +106,8 @@ test('a PING is answered with its own token', async (t) => {
 });
 
 test('both ends know the round trip as soon as there was one', async (t) => {
-  const pair = await SessionPair.open(t);
-  const startedAt = performance.now();
+  const pair = await SessionPair.open(t, { times: { ...TIMES, tickMs: 600_000 } }); // without waiting for a tick
   await until(() => Number.isFinite(pair.agent.link.minRttMs) && Number.isFinite(pair.laptop.link.minRttMs), 'known');
-  assert.ok(performance.now() - startedAt < TIMES.tickMs / 2, `known after ${performance.now() - startedAt} ms`);
 });
 
 test('a late answer counts as what it took', async (t) => {
@@ -246,11 +244,11 @@ test('a session waits when too much is unacknowledged, and goes on with the next
   const full = () => session.link.keptBytes >= LIMITS.retainBytes;
   await until(() => full() && peer.of(FRAME.data).length * chunk.length === session.bytes.out, 'full');
   assert.ok(session.link.keptBytes < LIMITS.retainBytes + 70_000, `${session.link.keptBytes} bytes are kept`);
-  const before = peer.frames.length;
+  const before = peer.of(FRAME.data).length;
   await delay(50); // nothing happens: that it waits can't be waited for
-  assert.equal(peer.frames.length, before);
+  assert.equal(peer.of(FRAME.data).length, before);
   peer.send(FRAME.ack, 0, 0, encodeCount(100));
-  await until(() => peer.frames.length >= before + 99, 'as many more');
+  await until(() => peer.of(FRAME.data).length >= before + 99, 'as many more');
   stream.destroy();
 });
 

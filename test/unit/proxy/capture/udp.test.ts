@@ -69,7 +69,7 @@ test('of more sockets than are remembered, the one unused longest is forgotten',
 });
 
 test('a silent flow ends', async (t) => {
-  const { ends, cluster, client } = await open(t, { udpIdleMs: 20 });
+  const { ends, cluster, client } = await open(t, { udpIdleMs: 500 });
   const { ask } = await client();
   await ask();
   while (ends.flows > 0) await new Promise((resolve) => setTimeout(resolve, 2));
