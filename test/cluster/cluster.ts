@@ -1,4 +1,6 @@
+import { spawn } from 'node:child_process';
 import path from 'node:path';
+import { text } from 'node:stream/consumers';
 import { sign, writeKubeconfig } from './credentials.ts';
 import { kubeconfigFile } from './place.ts';
 import { run } from './run.ts';
@@ -19,4 +21,11 @@ export async function userKubeconfig(file: string, name: string, groups: string[
 export async function kubectl(args: string[], options: { input?: string; kubeconfig?: string } = {}): Promise<string> {
   const { input, kubeconfig = kubeconfigFile } = options;
   return run(cluster().kube, ['kubectl', ...args], { input, env: { ...process.env, KUBECONFIG: kubeconfig } });
+}
+
+/** What kubectl prints until it ends; also when it breaks off, as `logs --follow` may, which says nothing of who is listened to. */
+export async function kubectlOutput(args: string[]): Promise<string> {
+  const env = { ...process.env, KUBECONFIG: kubeconfigFile };
+  const child = spawn(cluster().kube, ['kubectl', ...args], { stdio: ['ignore', 'pipe', 'inherit'], env });
+  return await text(child.stdout);
 }

@@ -7,13 +7,15 @@ import type { Row } from './table.ts';
 /** Pieces of the cluster crash, or all of it. */
 
 const API_AWAY_MS = 5_000;
+/** A busy machine's API server takes its time to start, and nobody is reached meanwhile. */
+const LONG_HOLD = ['--hold', '120'];
 
 export function clusterRows(): Row[] {
-  const piece = (name: string, fault: () => Promise<void>): Row => ({
+  const piece = (name: string, fault: () => Promise<void>, args: string[] = []): Row => ({
     name,
     alone: true,
     run: async (lane, nth, _, one) => {
-      const session = await lane.connect(['--transport', nth % 2 === 0 ? 'proxy' : 'port-forward']);
+      const session = await lane.connect(['--transport', nth % 2 === 0 ? 'proxy' : 'port-forward', ...args]);
       await one.happens(fault);
       await session.streams.whole();
       await leaves(session.lpk);
@@ -21,7 +23,7 @@ export function clusterRows(): Row[] {
     },
   });
   return [
-    piece('API server killed and started again', () => crash(['kube-apiserver'], () => pause(API_AWAY_MS))),
+    piece('API server killed and started again', () => crash(['kube-apiserver'], () => pause(API_AWAY_MS)), LONG_HOLD),
     piece('etcd killed and started again', () => crash(['etcd'])),
     piece('kubelet and containerd killed and started again', () => crash(['kubelet', 'containerd'])),
     {

@@ -7,7 +7,7 @@ import { waitRollout } from '../../agent/deploy/rollout.ts';
 import { workloadRef } from '../../agent/deploy/workload.ts';
 import { revisionsOnLease } from '../../agent/restore/lease.ts';
 import { SESSION_ANNOTATION } from '../../agent/restore/record.ts';
-import { kubectl } from '../cluster/cluster.ts';
+import { kubectlOutput } from '../cluster/cluster.ts';
 import { Lpk } from '../e2e/lpk.ts';
 import { Scene } from '../e2e/scene.ts';
 import { eventually } from '../e2e/shop.ts';
@@ -130,7 +130,7 @@ export class Lane {
 
   /**
    * Starts the session's restorer again with a fail point (fail-point.ts), and waits until it runs. @returns a promise of what it
-   * says until its first container ends.
+   * says until its first container ends, or nobody hears it any more.
    */
   async failRestorer(id: string, program: string, point: string): Promise<{ said: Promise<string> }> {
     const name = `lpk-${id}`;
@@ -161,9 +161,7 @@ export class Lane {
     });
     await waitRollout(this.scene.cluster, restorer, { signal: AbortSignal.timeout(PATIENCE_MS) });
     const [pod] = (await this.podsOf(id)).filter(({ metadata }) => !metadata.deletionTimestamp);
-    const said = kubectl(['logs', '--follow', pod.metadata.name, '-n', this.scene.namespace]);
-    said.catch(() => {}); // told by who asks for it
-    return { said };
+    return { said: kubectlOutput(['logs', '--follow', pod.metadata.name, '-n', this.scene.namespace]) };
   }
 
   async workload(): Promise<Json> {
@@ -250,8 +248,14 @@ export class Lane {
     const files = existsSync(path.join(this.#dir, 'lpk')) ? readdirSync(path.join(this.#dir, 'lpk'), LIST) : [];
     const kept = files.filter((each) => each.isFile()).map(({ name }) => name);
     if (kept.length > 0) throw new Error(`left on the laptop: ${kept.join(', ')}`);
-    const running = processesWith(this.#dir);
-    if (running.length > 0) throw new Error(`still running on the laptop: ${running.join(', ')}`);
+    let running: number[] = [];
+    const ended = async () => {
+      running = processesWith(this.#dir);
+      return running.length === 0;
+    };
+    await eventually('nothing runs on the laptop', ended).catch(() => {
+      throw new Error(`still running on the laptop: ${running.join(', ')}`);
+    });
     this.#all.length = 0;
   }
 
