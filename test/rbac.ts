@@ -22,9 +22,10 @@ export function readRoles(yaml: string): Map<string, RoleRight[]> {
   return roles;
 }
 
-type Rule = { apiGroups: string[]; resources: string[]; verbs: string[] };
+export type Rule = { apiGroups: string[]; resources: string[]; verbs: string[] };
 
-function rightsOf({ apiGroups, resources, verbs }: Rule): Right[] {
+/** Of a rule of one API group. */
+export function rightsOf({ apiGroups, resources, verbs }: Rule): Right[] {
   const [group] = apiGroups;
   return resources.flatMap((name) => {
     const [resource, subresource] = name.split('/') as [string, string?];

@@ -6,6 +6,8 @@ import { after, before, describe, test } from 'node:test';
 import { setTimeout as pause } from 'node:timers/promises';
 import type { Json } from '../../agent/deploy/kube.ts';
 import { userKubeconfig } from '../cluster/cluster.ts';
+import { type Rule, rightsOf } from '../rbac.ts';
+import { inForce } from './in-force.ts';
 import { endAll, type Lpk } from './lpk.ts';
 import { eventually, Shop, workload } from './shop.ts';
 
@@ -262,7 +264,7 @@ describe('a session', { concurrency: 2 }, () => {
 });
 
 /** A user with these rights in the namespace, and a kubeconfig. */
-async function user(name: string, rules: Json[]): Promise<string> {
+async function user(name: string, rules: Rule[]): Promise<string> {
   const file = path.join(dir, name);
   await userKubeconfig(file, name);
   const meta = { apiVersion: 'rbac.authorization.k8s.io/v1', metadata: { name } };
@@ -271,5 +273,6 @@ async function user(name: string, rules: Json[]): Promise<string> {
     { ...meta, kind: 'Role', rules },
     { ...meta, kind: 'RoleBinding', roleRef, subjects: [{ kind: 'User', name }] },
   );
+  await inForce(file, shop.namespace, rules.flatMap(rightsOf));
   return file;
 }

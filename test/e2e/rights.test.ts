@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { PassThrough } from 'node:stream';
@@ -7,7 +7,7 @@ import { after, before, describe, test } from 'node:test';
 import { findTarget, parseTarget } from '../../agent/deploy/find.ts';
 import { helpsToRestore, helpsToServe, missingHelp } from '../../agent/deploy/helpful-rights.ts';
 import { type Cluster, type Json, openCluster } from '../../agent/deploy/kube.ts';
-import { missingRights, preflight, preflightVariables, type Right } from '../../agent/deploy/preflight.ts';
+import { preflight, preflightVariables, type Right } from '../../agent/deploy/preflight.ts';
 import type { LpkError } from '../../agent/wire/errors.ts';
 import { agentPodSpec } from '../../cli/agent-spec.ts';
 import { HINTS } from '../../cli/hints.ts';
@@ -18,6 +18,7 @@ import { planGuard } from '../../cli/session-guard.ts';
 import { status } from '../../cli/status.ts';
 import { kubectl } from '../cluster/cluster.ts';
 import { inWords, type RoleRight, readRoles, rulesOf } from '../rbac.ts';
+import { inForce } from './in-force.ts';
 import { endAll, Lpk, localProcess } from './lpk.ts';
 import { eventually, freePort, Shop, service, workload } from './shop.ts';
 
@@ -84,20 +85,25 @@ async function userWith(name: string, role: string | Right[]): Promise<string> {
   Object.assign(config.contexts[0].context, { user: name });
   const file = path.join(dir, name);
   writeFileSync(file, JSON.stringify(config));
+  // With one of its rights all of a Role's are in force.
+  await inForce(file, shop.namespace, (typeof role === 'string' ? (roles.get(role) as Right[]) : role).slice(-1));
   return file;
 }
 
-/** The authorizer hears of a Role and its binding a moment later. */
-async function inForce(cluster: Cluster, right: Right | undefined): Promise<void> {
-  if (right) await eventually('the Role is in force', async () => (await missingRights(cluster, [right])).length === 0);
-}
-
 describe('with the Role of docs/rbac.yaml', { concurrency: 4 }, () => {
-  /** lpk as a user with this Role alone. */
+  /** By Role; made once, as tests run side by side. */
+  const users = new Map<string, Promise<string>>();
+
+  /** The kubeconfig of a user with this Role alone. */
+  function user(role: string): Promise<string> {
+    const made = users.get(role) ?? userWith(`has-${role}`, role);
+    users.set(role, made);
+    return made;
+  }
+
+  /** lpk as that user. */
   async function as(role: string, verb: string, ...args: string[]): Promise<Lpk> {
-    const file = path.join(dir, `has-${role}`);
-    if (!existsSync(file)) await userWith(`has-${role}`, role);
-    return shop.lpk(verb, '--kubeconfig', file, ...args);
+    return shop.lpk(verb, '--kubeconfig', await user(role), ...args);
   }
 
   async function ends(lpk: Lpk, code = 0): Promise<void> {
@@ -183,8 +189,7 @@ describe('with the Role of docs/rbac.yaml', { concurrency: 4 }, () => {
     await ends(doctor);
     const folder = path.join(dir, 'project');
     mkdirSync(folder);
-    await as('lpk-env', 'doctor').then((each) => each.exit()); // makes the kubeconfig
-    const words = shop.args('init', 'idle-deployment', '--kubeconfig', path.join(dir, 'has-lpk-env'));
+    const words = shop.args('init', 'idle-deployment', '--kubeconfig', await user('lpk-env'));
     const init = new Lpk(words, { around: (command) => ['env', '-C', folder, ...command] });
     await ends(init);
     assert.match(readFileSync(path.join(folder, 'lpk.yaml'), 'utf8'), /target: idle-deployment/);
@@ -324,7 +329,6 @@ describe('without one right of a Role', () => {
           const kubeconfig = await userWith(`${role}-${i}`, rest);
           const cluster = await openCluster({ kubeconfig, namespace: shop.namespace });
           try {
-            await inForce(cluster, rest.at(-1));
             const checking = (checks[role] as Check)(cluster, kubeconfig, right);
             const said = await checking.catch((error: LpkError) => error);
             if (Array.isArray(said)) {

@@ -3,8 +3,9 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { hostname, tmpdir, userInfo } from 'node:os';
 import path from 'node:path';
 import { after, before, describe, test } from 'node:test';
-import type { Json } from '../../agent/deploy/kube.ts';
 import { userKubeconfig } from '../cluster/cluster.ts';
+import { type Rule, rightsOf } from '../rbac.ts';
+import { inForce } from './in-force.ts';
 import { endAll, Lpk } from './lpk.ts';
 import { eventually, Shop, workload } from './shop.ts';
 
@@ -55,7 +56,7 @@ async function colleague(name: string, leases = true): Promise<string> {
   const file = path.join(dir, name);
   await userKubeconfig(file, name);
   const meta = { apiVersion: 'rbac.authorization.k8s.io/v1', metadata: { name } };
-  const rules: Json[] = [
+  const rules: Rule[] = [
     { apiGroups: ['apps'], resources: ['deployments'], verbs: ['get', 'list', 'watch', 'patch'] },
     { apiGroups: [''], resources: ['pods'], verbs: ['list', 'watch'] },
     { apiGroups: [''], resources: ['configmaps', 'secrets'], verbs: ['create', 'delete'] },
@@ -75,6 +76,7 @@ async function colleague(name: string, leases = true): Promise<string> {
     { ...meta, kind: 'Role', rules },
     { ...meta, kind: 'RoleBinding', roleRef, subjects: [{ kind: 'User', name }] },
   );
+  await inForce(file, shop.namespace, rules.flatMap(rightsOf));
   return file;
 }
 

@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { createInterface } from 'node:readline';
 import { after, afterEach, before, test } from 'node:test';
+import { timedLookUp, tookMs } from './timed-lookup.ts';
 
 /**
  * TUN and system DNS for real: the kernel's device and routes, glibc's resolver, tun2socks. In a network and a mount namespace of
@@ -121,10 +122,9 @@ test('after kill -9 outside names never stop, the device is gone, and the next l
 
   lpk.child.kill('SIGKILL');
   await once(lpk.child, 'exit');
-  const began = performance.now();
-  assert.equal(await lookUp('outside.test'), '203.0.113.7');
-  const tookMs = performance.now() - began;
-  assert.ok(tookMs < 2_000, `an outside name took ${tookMs} ms`);
+  const { out } = await run(...timedLookUp('outside.test'));
+  assert.match(out, /^203\.0\.113\.7 /);
+  assert.ok(tookMs(out) < 2_000, `an outside name took ${tookMs(out)} ms`);
   assert.match(fs.readFileSync(resolvConf, 'utf8'), /^nameserver 127\.0\.0\.153$/m, 'no command was run yet');
   while ((await network()) !== before) await new Promise(setImmediate);
 
