@@ -4,11 +4,11 @@ import { text } from 'node:stream/consumers';
 import { sign, writeKubeconfig } from './credentials.ts';
 import { kubeconfigFile } from './place.ts';
 import { run } from './run.ts';
-import { cluster, up } from './up.ts';
+import { cluster, upForTest } from './up.ts';
 
 /** For tests: makes sure that the cluster runs, of whichever version, and gives the path of the admin's kubeconfig. */
 export async function clusterUp(): Promise<{ kubeconfig: string }> {
-  return { kubeconfig: await up() };
+  return { kubeconfig: await upForTest() };
 }
 
 /** Writes a kubeconfig for a user of this name and these groups, who may do what RBAC lets them. */

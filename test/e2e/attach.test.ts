@@ -13,8 +13,12 @@ const SLOWLY = 1_000_000;
 let scene: Scene;
 before(async () => {
   scene = await Scene.open('attach');
+  const web = `/apis/apps/v1/namespaces/${scene.namespace}/deployments/web`;
+  // A busy machine's agent needs more than the scene's second to end the connections of its pod.
+  await request('PATCH', web, { spec: { template: { spec: { terminationGracePeriodSeconds: 5 } } } });
+  await kubectl(['rollout', 'status', '-n', scene.namespace, 'deployment/web', '--timeout=240s']);
   // As a drain meets it: one that lets a pod go.
-  const { spec } = await scene.cluster.request('GET', `/apis/apps/v1/namespaces/${scene.namespace}/deployments/web`);
+  const { spec } = await scene.cluster.request('GET', web);
   await scene.apply({
     apiVersion: 'policy/v1',
     kind: 'PodDisruptionBudget',
