@@ -15,7 +15,7 @@ import { timedLookUp, tookMs } from './timed-lookup.ts';
 
 /** The laptop's own nameserver, which is there without lpk. */
 const NAMESERVER = '203.0.113.2';
-const RESOLV_CONF = '# by hand\nnameserver 203.0.113.2\noptions rotate timeout:1\nsearch home\n';
+const RESOLV_CONF = '# by hand\nnameserver 203.0.113.2\noptions rotate timeout:5\nsearch home\n';
 const RANGES = ['10.96.0.0/16', 'fd00:96::/112'];
 
 const folder = fs.mkdtempSync(path.join(tmpdir(), 'lpk-system-'));
