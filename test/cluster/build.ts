@@ -1,9 +1,9 @@
 import { createHash } from 'node:crypto';
 import fs from 'node:fs';
 import path from 'node:path';
+import { goBuild, goFetch } from './go.ts';
 import { ClusterError, cache, DEFAULT_VERSION } from './place.ts';
 import { step } from './progress.ts';
-import { run } from './run.ts';
 
 const COREDNS_VERSION = '1.14.7';
 
@@ -40,7 +40,7 @@ function sources(name: string): Record<string, string> {
 async function otherVersion(version: string): Promise<Record<string, string>> {
   const hint = 'name a version that is among `go list -m -versions k8s.io/kubernetes`';
   const { GoMod }: { GoMod: string } = JSON.parse(
-    await go(['mod', 'download', '-json', `k8s.io/kubernetes@v${version}`], { hint }),
+    await goFetch(['mod', 'download', '-json', `k8s.io/kubernetes@v${version}`], { hint }),
   );
   const own = fs.readFileSync(GoMod, 'utf8');
   return { 'main.go': sources('kube')['main.go']!, 'go.mod': kubeModule(version, own) };
@@ -86,12 +86,12 @@ async function built({ name, version, title, ldflags, sources }: Module): Promis
     const folder = fs.mkdtempSync(path.join(cache, `${name}-build-`));
     try {
       for (const [source, text] of Object.entries(sources)) fs.writeFileSync(path.join(folder, source), text);
-      if (!sources['go.sum']) await go(['mod', 'tidy'], { cwd: folder });
+      if (!sources['go.sum']) await goFetch(['mod', 'tidy'], { cwd: folder });
       const flags = ['-trimpath', '-v', '-ldflags', `-s -w ${ldflags}`, '-o', name];
       const onLine = (line: string) => {
         if (!line.startsWith('go: ')) packages++;
       };
-      await go(['build', ...flags, '.'], { cwd: folder, onLine });
+      await goBuild(flags, '.', { cwd: folder, onLine });
       removeOlder();
       fs.mkdirSync(path.dirname(file), { recursive: true });
       fs.renameSync(path.join(folder, name), file);
@@ -104,13 +104,4 @@ async function built({ name, version, title, ldflags, sources }: Module): Promis
     const older = fs.readdirSync(cache).filter((entry) => entry.startsWith(`${name}-v${version}-`));
     for (const entry of older) fs.rmSync(path.join(cache, entry), { recursive: true });
   }
-}
-
-type GoOptions = { cwd?: string; hint?: string; onLine?: (line: string) => void };
-
-function go(args: string[], options: GoOptions): Promise<string> {
-  // The caller's own Go workspace and flags are not for this module.
-  const env = { ...process.env, CGO_ENABLED: '0', GOWORK: 'off', GOFLAGS: '' };
-  const hint = 'is Go on PATH, and does it reach the module proxy?';
-  return run('go', args, { env, hint, ...options });
 }

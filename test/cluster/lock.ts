@@ -25,7 +25,7 @@ export async function locked<T>(what: string, work: () => Promise<T>): Promise<T
   try {
     const silent = new Promise<'silent'>((resolve) => setTimeout(resolve, SILENT_MS, 'silent').unref());
     if ((await Promise.race([held, silent])) === 'silent') {
-      await step('waiting for another up or down to end', () => held);
+      await step(`waiting for another who works on the same: ${what}`, () => held);
     }
     return await work();
   } finally {

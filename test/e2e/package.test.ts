@@ -22,7 +22,17 @@ before(() => {
   mkdirSync(installed);
   run(
     'npm',
-    ['install', '--prefix', installed, '--no-audit', '--no-fund', '--prefer-offline', '--silent', tarball],
+    [
+      'install',
+      '--prefix',
+      installed,
+      '--no-audit',
+      '--no-fund',
+      '--prefer-offline',
+      '--fetch-retries=5',
+      '--silent',
+      tarball,
+    ],
     folder,
   );
 });

@@ -5,7 +5,7 @@ import { after, before, test } from 'node:test';
 import type { Json } from '../../agent/deploy/kube.ts';
 import { sessionOfPod } from '../../agent/restore/record.ts';
 import { kubectl } from '../cluster/cluster.ts';
-import { run } from '../cluster/run.ts';
+import { goFetch } from '../cluster/go.ts';
 import { endAll } from './lpk.ts';
 import { eventually, type Listener, listen, Shop, service, workload } from './shop.ts';
 
@@ -23,7 +23,7 @@ let laptop: Listener;
 
 before(async () => {
   shop = await Shop.open('argo');
-  const { Dir } = JSON.parse(await run('go', ['mod', 'download', '-json', ARGO], { cwd: os.tmpdir() }));
+  const { Dir } = JSON.parse(await goFetch(['mod', 'download', '-json', ARGO], { cwd: os.tmpdir() }));
   await removeCrd(); // of a run that died
   await kubectl(['apply', '--server-side', '-f', path.join(Dir, 'manifests/crds/rollout-crd.yaml')]);
   const rollouts = `/apis/argoproj.io/v1alpha1/namespaces/${shop.namespace}/rollouts`;

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import { existsSync, globSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync } from 'node:fs';
 import path from 'node:path';
+import { goBuild } from '../../cluster/go.ts';
 import { installPackages } from '../../cluster/packages.ts';
 import { cache } from '../../cluster/place.ts';
 import { run } from '../../cluster/run.ts';
@@ -51,9 +52,6 @@ async function builtOnce(name: string, sources: string[], build: (work: string) 
 
 /** Static binaries. */
 async function buildGo(module: string, packages: string, to: string): Promise<void> {
-  // The caller's own Go workspace and flags are not for this module.
-  const env = { ...process.env, CGO_ENABLED: '0', GOWORK: 'off', GOFLAGS: '-buildvcs=false' };
-  const hint = 'is Go on PATH, and does it reach the module proxy?';
-  const flags = ['-mod=readonly', '-trimpath', '-ldflags', '-s -w', '-o', `${to}/`];
-  await run('go', ['build', ...flags, packages], { cwd: path.join(here, module), env, hint });
+  const flags = ['-trimpath', '-ldflags', '-s -w', '-o', `${to}/`];
+  await goBuild(flags, packages, { cwd: path.join(here, module) });
 }
