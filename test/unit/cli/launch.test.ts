@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import test from 'node:test';
 import { LpkError } from '../../../agent/wire/errors.ts';
 import { isInForeground, launch } from '../../../cli/launch.ts';
+import { isRunning } from '../../../cli/process-id.ts';
 import { fixture, session, sessionOnTerminal } from './session-process.ts';
 
 const node = process.execPath;
@@ -139,7 +140,8 @@ test('a closed terminal ends the command and puts everything back', {
   const lpk = Number((await program.line(/ready/)).split(' ')[1]);
   program.child.kill('SIGKILL');
   await program.ended();
-  while (isAlive(lpk)) await new Promise(setImmediate);
+  // Where nobody waits for orphans it stays a zombie.
+  while (isRunning({ pid: lpk, startedAt: '' })) await new Promise(setImmediate);
   assert.equal(readFileSync(trace, 'utf8'), 'the command got SIGHUP\nundone\n');
 });
 
@@ -164,12 +166,3 @@ test('the foreground is read from /proc/self/stat, whatever the program is calle
     true,
   );
 });
-
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch {
-    return false;
-  }
-}

@@ -62,7 +62,7 @@ function laptop(t: TestContext) {
           return false;
         }
       };
-      await until(() => !readdirSync('/proc').some(guard), 'its guard found nothing and ended');
+      await until(() => !readdirSync('/proc').some(guard), 'its guard found nothing and ended', 60_000);
       renameSync(at('note'), path.join(notes, note));
     },
   };
@@ -73,7 +73,7 @@ test('killed, lpk leaves no copy and no mount point', async (t) => {
   mkdirSync(at('made/deep'), { recursive: true });
   const child = await lpk('one', '', [at('made'), at('made/deep')]);
   child.kill('SIGKILL');
-  await until(() => readdirSync(notes).length === 0, 'the guard has done it');
+  await until(() => readdirSync(notes).length === 0, 'the guard has done it', 60_000);
   assert.deepEqual([existsSync(at('one')), existsSync(at('made'))], [false, false]);
 });
 
@@ -82,7 +82,7 @@ test('where the state folder can not be made, there is a guard still', async (t)
   writeFileSync(at('state'), 'a file');
   const child = await lpk('one');
   child.kill('SIGKILL');
-  await until(() => !existsSync(at('one')), 'the guard has done it');
+  await until(() => !existsSync(at('one')), 'the guard has done it', 60_000);
 });
 
 test('when its guard is killed as well, the next lpk does it, keeps what was not written back, and says so', async (t) => {

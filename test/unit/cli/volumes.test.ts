@@ -219,13 +219,13 @@ test('a first copy from which nothing comes is told and left out', async (t) => 
       if (!String(request).includes('/dead')) void files.serve(stream);
     });
   });
-  await copy({ silenceMs: 1_000 });
+  await copy({ silenceMs: 3_000 });
   const lost = events().filter(({ event }) => event === 'volume-lost');
   assert.deepEqual(
     lost.map((each) => each.path),
     [path.join(folder, 'dead')],
   );
-  assert.match(lost[0]?.text, /the pod has sent nothing for 1 s/);
+  assert.match(lost[0]?.text, /the pod has sent nothing for 3 s/);
   assert.equal(existsSync(path.join(rootOf(events()) as string, folder, 'data/f')), true);
   await undo.run();
   assert.deepEqual(undo.failed, []);

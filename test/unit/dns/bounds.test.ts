@@ -40,11 +40,12 @@ test('the map gives up what was not used since it last looked', () => {
 test('an entry that is used is found as quickly after a million times', () => {
   const map = new ClockMap<number>();
   for (let i = 0; i < 10_000; i++) map.set(`k${i}`, i);
-  const time = (count: number) => {
+  const once = (count: number) => {
     const startMs = performance.now();
     for (let i = 0; i < count; i++) map.get('k5000');
     return performance.now() - startMs;
   };
+  const time = (count: number) => Math.min(...[count, count, count].map(once));
   time(10_000);
   const early = time(100_000);
   time(1_000_000);

@@ -174,9 +174,9 @@ test('only what changed is sent, and nothing when nothing does', async (t) => {
 test('a file that is mounted alone', async (t) => {
   const { pod, place, round } = await copying(t, (at) => writeFileSync(path.join(at, 'f'), 'one'), { inside: 'f' });
   await round(1);
-  writeFileSync(path.join(pod, 'f'), 'two');
+  writeFileSync(path.join(pod, 'f'), 'second');
   await round(2);
-  assert.equal(readFileSync(place, 'utf8'), 'two');
+  assert.equal(readFileSync(place, 'utf8'), 'second');
 });
 
 test('another mount in it is named and not entered', async (t) => {

@@ -296,10 +296,15 @@ test('10,000 half-open handshakes: the session goes on, a laptop gets in, nothin
   const before = process.memoryUsage();
   const early = await challenged(t, server.port);
   await flood(9_000);
-  assert.ok(sockets.size <= 300, `${sockets.size} connections are open`);
-  collect();
-  const after = process.memoryUsage();
-  const grownMiB = (after.heapUsed + after.external - before.heapUsed - before.external) / 2 ** 20;
+  await until(() => sockets.size <= 300, 'the others are closed');
+  // Some of what is over is let go of only in the next turns.
+  let grownMiB = Number.POSITIVE_INFINITY;
+  for (let i = 0; i < 20 && grownMiB >= 8; i++) {
+    collect();
+    const after = process.memoryUsage();
+    grownMiB = (after.heapUsed + after.external - before.heapUsed - before.external) / 2 ** 20;
+    await new Promise(setImmediate);
+  }
   assert.ok(grownMiB < 8, `memory grew by ${grownMiB.toFixed(1)} MiB`);
 
   // One that began before the flood still can prove itself, and so can one that begins in the middle of it.

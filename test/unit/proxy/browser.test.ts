@@ -33,7 +33,8 @@ async function browse(t: TestContext, url: string, args: string[]): Promise<stri
     ],
     { env: { PATH: process.env.PATH, HOME: profile, ...env }, stdio: ['ignore', 'pipe', 'pipe'] },
   );
-  t.after(() => rm(profile, { recursive: true, force: true }));
+  // Its helpers may still write when it has ended.
+  t.after(() => rm(profile, { recursive: true, force: true, maxRetries: 10, retryDelay: 100 }));
   const [dom, said] = await Promise.all([text(child.stdout), text(child.stderr), once(child, 'close')]);
   return dom || said;
 }

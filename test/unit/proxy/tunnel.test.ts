@@ -144,12 +144,13 @@ test('start tries on while there is hope, and tells the last reason when time is
   const { tunnel, told } = tunnelTo(t, port);
   const retries: string[] = [];
   tunnel.on('retry', ({ code }) => retries.push(code));
-  await assert.rejects(tunnel.start(700), { code: 'agent-unreachable', message: 'no' });
+  await assert.rejects(tunnel.start(1_200), { code: 'agent-unreachable', message: 'no' });
   assert.ok(asked() >= 3, `${asked()} attempts`);
   assert.deepEqual(retries.slice(0, 2), ['agent-unreachable', 'agent-unreachable'], 'each failure is told');
   assert.equal(told.end, undefined);
+  await assert.rejects(once(openWebSocket(`ws://127.0.0.1:${port}/`), 'open')); // what was on its way before is there by then
   const before = asked();
-  await new Promise((resolve) => setTimeout(resolve, 300));
+  await new Promise((resolve) => setTimeout(resolve, 500));
   assert.equal(asked(), before, 'no more attempts');
 });
 
@@ -391,9 +392,11 @@ test('an agent that takes the tunnel and drops it at once is not asked without a
   };
   const { tunnel } = tunnelTo(t, server.port, { connect });
   tunnel.on('up', () => setImmediate(() => carrier?.terminate()));
+  const startedAt = performance.now();
   await tunnel.start(5_000);
-  await new Promise((resolve) => setTimeout(resolve, 1_000));
-  assert.ok(asked >= 3 && asked <= 12, `${asked} attempts in a second`);
+  await until(() => asked === 5, 'a fifth attempt');
+  const tookMs = performance.now() - startedAt; // four pauses, each half as long again as the one before
+  assert.ok(tookMs >= 800, `five attempts in ${tookMs} ms`);
 });
 
 test('a closed tunnel keeps no process alive', async (t) => {

@@ -82,7 +82,7 @@ test('this machine can be captured on', () => {
 
 for (const [who, user] of users) {
   const run = (...command: string[]) => start(user, command).seen;
-  const as = (what: string, body: () => Promise<void>) => test(`${what} (${who})`, { timeout: 30_000 }, body);
+  const as = (what: string, body: () => Promise<void>) => test(`${what} (${who})`, { timeout: 120_000 }, body);
 
   as('a blocking connect, IPv4, IPv6 and mapped, gets there, and getpeername says where', async () => {
     for (const host of ['10.0.0.1', 'fd00::1', '::ffff:10.0.0.1']) {

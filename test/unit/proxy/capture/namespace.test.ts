@@ -15,7 +15,7 @@ import type { Address } from '../../../../proxy/capture/sockaddr.ts';
 const NAMESERVER: Address = { family: 4, host: '192.0.2.53', port: 53 };
 const names = () => new Names({ askDns: async (question) => question }, new LearnedAddresses());
 
-test('a helper that was held up gives no socket, and then no socket twice', { timeout: 30_000 }, async (t) => {
+test('a helper that was held up gives no socket, and then no socket twice', { timeout: 120_000 }, async (t) => {
   const kernel = loadKernel();
   const namespace = await Namespace.open(kernel, names());
   const helper = helperPid();
