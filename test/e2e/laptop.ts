@@ -1,7 +1,12 @@
+import { existsSync, readdirSync } from 'node:fs';
 import { enter } from '../cluster/node.ts';
 import { network } from '../cluster/place.ts';
 import { run } from '../cluster/run.ts';
 import { cluster } from '../cluster/up.ts';
+
+const NAMESPACES = '/run/netns';
+/** Before the number of the process whose laptop it is. */
+const NAME = 'lpk-laptop-';
 
 /**
  * A computer of its own (a network namespace) whose only way out is to the API server: what it reaches of the cluster, it
@@ -9,17 +14,20 @@ import { cluster } from '../cluster/up.ts';
  */
 export class Laptop {
   readonly #name: string;
+  /** Its end of the link. */
+  readonly #link: string;
 
-  private constructor(name: string) {
-    this.#name = name;
+  private constructor(pid: number) {
+    this.#name = `${NAME}${pid}`;
+    this.#link = `lt${pid}`;
   }
 
   /** Needs root, as the cluster does. */
   static async make(): Promise<Laptop> {
+    await Laptop.removeLeft();
     const { pid } = cluster();
-    const name = `lpk-laptop-${process.pid}`;
-    const [here, there] = [`lt${process.pid}`, `nt${process.pid}`];
-    const laptop = new Laptop(name);
+    const laptop = new Laptop(process.pid);
+    const [name, here, there] = [laptop.#name, laptop.#link, `nt${process.pid}`];
     await run('ip', ['netns', 'add', name]);
     try {
       await run('ip', [
@@ -50,7 +58,7 @@ export class Laptop {
 
   /** Its file, for a container that shares it. */
   get networkNamespace(): string {
-    return `/run/netns/${this.#name}`;
+    return `${NAMESPACES}/${this.#name}`;
   }
 
   /** The command line that runs `command` on this laptop. */
@@ -60,16 +68,27 @@ export class Laptop {
 
   /** Its only way out is gone, as without Wi-Fi. */
   async cut(): Promise<void> {
-    await run('ip', ['-n', this.#name, 'link', 'set', `lt${process.pid}`, 'down']);
+    await run('ip', ['-n', this.#name, 'link', 'set', this.#link, 'down']);
   }
 
   async mend(): Promise<void> {
-    const lines = [`link set lt${process.pid} up`, `route add ${network.node}/32 via 198.19.2.1`];
+    const lines = [`link set ${this.#link} up`, `route add ${network.node}/32 via 198.19.2.1`];
     await run('ip', ['-n', this.#name, '-batch', '-'], { input: `${lines.join('\n')}\n` });
   }
 
-  /** Its links go with it, on the node's side too. */
+  /** With its link, on the node's side too: of itself that would go a moment later, or not while a process is left here. */
   async remove(): Promise<void> {
+    await run('ip', ['-n', this.#name, 'link', 'del', this.#link]).catch(() => {}); // it may not have come to that
     await run('ip', ['netns', 'del', this.#name]);
+  }
+
+  /** Those of tests that were killed: their node's end has the address that the next laptop's gets. */
+  private static async removeLeft(): Promise<void> {
+    const names = existsSync(NAMESPACES) ? readdirSync(NAMESPACES) : [];
+    for (const name of names) {
+      const pid = Number(name.startsWith(NAME) && name.slice(NAME.length));
+      // Nobody of this process's number has made one yet.
+      if (pid > 0 && (pid === process.pid || !existsSync(`/proc/${pid}`))) await new Laptop(pid).remove();
+    }
   }
 }

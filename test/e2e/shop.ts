@@ -1,4 +1,4 @@
-import { randomBytes } from 'node:crypto';
+import { randomBytes, randomInt } from 'node:crypto';
 import net from 'node:net';
 import { setTimeout as pause } from 'node:timers/promises';
 import { type Cluster, type Json, openCluster } from '../../agent/deploy/kube.ts';
@@ -336,10 +336,21 @@ export async function rightsInForce(kubeconfig: string, namespace: string): Prom
   }
 }
 
+const givenPorts = new Set<number>();
+
+/** A port that nobody listens at. It is used only later, so it is none of those that the kernel gives to whoever connects meanwhile. */
 export async function freePort(): Promise<number> {
-  const listener = await listen(0, () => {});
-  await listener.close();
-  return listener.port;
+  for (;;) {
+    const port = randomInt(10_240, 30_000);
+    if (givenPorts.has(port)) continue;
+    givenPorts.add(port);
+    const listener = await listen(port, () => {}).catch((error: NodeJS.ErrnoException) => {
+      if (error.code !== 'EADDRINUSE') throw error;
+    });
+    if (!listener) continue;
+    await listener.close();
+    return port;
+  }
 }
 
 export type Listener = { port: number; close(): Promise<void> };
