@@ -26,39 +26,66 @@ export async function createNamespace(cluster: Cluster, name: string, { root }: 
   };
   await cluster.request('POST', '/api/v1/namespaces', { body: { metadata: { name, labels } } });
   await createQuota(cluster, name, 'everything', HARD);
+  // It lacks its ServiceAccount for a moment, for one.
+  await untilRefusal(cluster, name, `${name} takes pods`, {}, (refusal) => refusal === undefined);
 }
 
 /**
- * Makes a ResourceQuota, and waits until it is in force: a pod has room in it, or is refused in its name. Until its controller has counted,
- * and the API server has heard of that, the API server refuses whatever it would count with other words ("status unknown for quota").
+ * Makes a ResourceQuota, and waits until it is in force: its controller has counted, and the API server has heard of that. Until then it
+ * refuses whatever would be counted with other words ("status unknown for quota"), or lets it pass.
  */
-export async function createQuota(cluster: Cluster, namespace: string, name: string, hard: object): Promise<void> {
+export async function createQuota(
+  cluster: Cluster,
+  namespace: string,
+  name: string,
+  hard: Record<string, string>,
+): Promise<void> {
   const path = `/api/v1/namespaces/${namespace}/resourcequotas`;
   await cluster.request('POST', path, { body: { metadata: { name }, spec: { hard } } });
+  const memory = twice(hard['requests.memory']);
+  const tooMuch = memory ? { requests: { cpu: '1m', memory }, limits: { cpu: '1m', memory } } : undefined;
+  await untilRefusal(
+    cluster,
+    namespace,
+    `the ResourceQuota ${name} is in force`,
+    { resources: tooMuch },
+    async (said) => {
+      if (said?.includes(`exceeded quota: ${name},`)) return true;
+      if (tooMuch || said) return false;
+      // One pod may not be too much: it is refused or not by what there is.
+      const { status } = await cluster.request('GET', `${path}/${name}`);
+      return status?.hard && Number(status.used?.pods) < Number(status.hard.pods);
+    },
+  );
+}
+
+/** Until what a pod would be refused with now (`undefined`: it would not be) fits; `container` is put over the pod's. */
+async function untilRefusal(
+  cluster: Cluster,
+  namespace: string,
+  what: string,
+  container: object,
+  fits: (refusal: string | undefined) => boolean | Promise<boolean>,
+): Promise<void> {
+  const spec = { containers: [{ name: 'app', image: 'busybox:1', ...container }] };
+  const body = conforming({ apiVersion: 'v1', kind: 'Pod', metadata: { name: 'would-be' }, spec });
+  const path = `/api/v1/namespaces/${namespace}/pods`;
   const until = performance.now() + IN_FORCE_MS;
   for (;;) {
-    const { status } = await cluster.request('GET', `${path}/${name}`);
-    const refusal = await podRefusal(cluster, namespace);
-    if (refusal?.message.includes(`exceeded quota: ${name},`)) return;
-    const hasRoom = status?.hard && !(Number(status.used?.pods) >= Number(status.hard.pods));
-    if (hasRoom && !refusal) return;
-    if (performance.now() > until) {
-      const said = `${refusal?.message ?? 'a pod is accepted'}; its status: ${JSON.stringify(status)}`;
-      throw new Error(`the ResourceQuota ${name} of ${namespace} is not in force: ${said}`, { cause: refusal });
-    }
+    const refusal = await cluster.request('POST', path, { body, query: { dryRun: 'All' } }).then(
+      () => undefined,
+      (error: Error) => error.message,
+    );
+    if (await fits(refusal)) return;
+    if (performance.now() > until)
+      throw new Error(`expected within ${IN_FORCE_MS / 1_000} s: ${what}; a pod: ${refusal}`);
     await pause(POLL_MS);
   }
 }
 
-/** Why a pod would be refused now; `undefined`: it would not be. A new namespace's lacks its ServiceAccount for a moment, for one. */
-async function podRefusal(cluster: Cluster, namespace: string): Promise<Error | undefined> {
-  const spec = { containers: [{ name: 'app', image: 'busybox:1' }] };
-  const body = conforming({ apiVersion: 'v1', kind: 'Pod', metadata: { name: 'would-be' }, spec });
-  const asked = cluster.request('POST', `/api/v1/namespaces/${namespace}/pods`, { body, query: { dryRun: 'All' } });
-  return await asked.then(
-    () => undefined,
-    (error: Error) => error,
-  );
+/** `70Mi`: `140Mi`. */
+function twice(quantity: string | undefined): string | undefined {
+  return quantity?.replace(/^\d+/, (digits) => `${2 * Number(digits)}`);
 }
 
 const POD_SECURITY = { runAsNonRoot: true, runAsUser: 1000, seccompProfile: { type: 'RuntimeDefault' } };
