@@ -1,4 +1,6 @@
 import assert from 'node:assert/strict';
+import dgram from 'node:dgram';
+import { once } from 'node:events';
 import { Duplex } from 'node:stream';
 import test, { type TestContext } from 'node:test';
 import type { Resettable } from '../../../agent/wire/pump.ts';
@@ -140,9 +142,13 @@ for (const [how, leave] of Object.entries<(socket: import('node:net').Socket) =>
     await until(() => cluster.open.size === 0);
     assert.deepEqual(cluster.resets, ['cancelled']);
     // Nothing is there any more: the port can be had.
-    const next = await UdpClient.open(t);
-    next.socket.removeAllListeners();
+    const next = dgram.createSocket('udp4');
+    t.after(() => next.close());
+    next.bind(relay, '127.0.0.1');
+    await once(next, 'listening');
+    const late = once(next, 'message');
     await client.send(wrap(named('late', port), 'x'), relay);
+    await late;
     assert.equal(cluster.flows.length, 1);
   });
 }
