@@ -10,11 +10,14 @@ import { Tunnel } from '../proxy/tunnel.ts';
  */
 const FIRST_ANSWER_MS = 90_000;
 const TRY_MS = 8_000;
+/** While a pod refuses, the transport works, and the agent is only starting: so many such times. A policy may refuse as well, for good. */
+const LISTEN_TRIES = 4;
 /** Failures of a transport that the other one may not have. */
 const OF_THE_TRANSPORT: ReadonlySet<ErrorCode> = new Set([
   'forbidden',
   'not-found',
   'agent-unreachable',
+  'agent-not-listening',
   'link-lost',
   'timed-out',
 ]);
@@ -48,22 +51,25 @@ export class AgentDialer {
    * still wanted, asked again at each step. Undefined when it no longer is. LpkError: the last transport's.
    */
   async open(pod: string, made: (tunnel: Tunnel) => () => boolean): Promise<Tunnel | undefined> {
-    const all = [...this.#transports];
-    for (const [i, transport] of all.entries()) {
+    let refusals = 0;
+    const left = [...this.#transports];
+    for (let transport = left.shift(); transport; ) {
       const tunnel = this.#tunnel(pod, transport);
       const wanted = made(tunnel);
-      const more = i + 1 < all.length;
+      const more = left.length > 0;
       try {
         await tunnel.start(more ? TRY_MS : FIRST_ANSWER_MS);
       } catch (error) {
-        if (more && error instanceof LpkError && OF_THE_TRANSPORT.has(error.code) && wanted()) continue;
-        throw error;
+        if (!more || !(error instanceof LpkError) || !OF_THE_TRANSPORT.has(error.code) || !wanted()) throw error;
+        if (error.code !== 'agent-not-listening' || ++refusals >= LISTEN_TRIES) transport = left.shift();
+        continue;
       }
       if (!wanted()) {
         tunnel.close();
         return undefined;
       }
-      this.#transports = [transport, ...this.#transports.filter((other) => other !== transport)];
+      const chosen = transport;
+      this.#transports = [chosen, ...this.#transports.filter((other) => other !== chosen)];
       return tunnel;
     }
     return undefined;

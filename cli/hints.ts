@@ -45,6 +45,7 @@ export const HINTS: Record<ErrorCode, string> = {
     '`kubectl get pods` and `kubectl describe` the pod for the reason; the workload was put back as it was',
   'session-ended': 'the workload was restored or changed by somebody else; connect again',
   'agent-unreachable': 'see the pod with `kubectl logs`; try --transport port-forward',
+  'agent-not-listening': 'it may still be starting on a busy node: see the pod with `kubectl logs`, then connect again',
   // the laptop
   usage: 'see `lpk --help`; a command to run comes after --',
   'profile-invalid': 'correct it there; README, “lpk.yaml”, shows what it may hold, and `lpk init` writes one',

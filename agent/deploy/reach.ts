@@ -13,7 +13,7 @@ export type Reach = () => Promise<Carrier>;
 /** Straight through the API server's `pods/proxy` to the pod's address. */
 export function throughProxy(cluster: Cluster, namespace: string, pod: string, port: number): Reach {
   const url = `${webSocketBase(cluster)}/api/v1/namespaces/${namespace}/pods/${pod}:${port}/proxy/`;
-  const refused = (status: number, body: string) => upgradeError(status, body, cluster);
+  const refused = (status: number, body: string) => dialError(upgradeError(status, body, cluster), port);
   return withCredentials(cluster, (credentials) => openWebSocket(url, { ...credentials, refused }));
 }
 
@@ -28,12 +28,19 @@ export function throughPortForward(cluster: Cluster, namespace: string, pod: str
 
 /**
  * What a websocket's `error` means. LpkError: `forbidden`, `not-found` (the pod is gone) or `unauthorized` as the API server
- * said; `agent-unreachable` (the cluster answers, the agent doesn't); `cluster-unreachable`, which names the server.
+ * said; `agent-unreachable` (the cluster answers, the agent doesn't); `agent-not-listening` (the API server gets to the pod, which
+ * refuses it); `cluster-unreachable`, which names the server.
  */
 export function reachError(error: unknown, server: string): LpkError {
   if (error instanceof LpkError) return error;
   if (systemCode(error)) return networkError(error, server);
   return new LpkError('agent-unreachable', "what answered is not lpk's agent", { cause: error });
+}
+
+/** The API server has no code for it: `… dial tcp 10.0.0.5:47601: connect: connection refused`. */
+function dialError(error: LpkError, port: number): LpkError {
+  if (!new RegExp(`dial tcp \\S+:${port}: .*connection refused`).test(error.message)) return error;
+  return new LpkError('agent-not-listening', error.message, { cause: error.cause });
 }
 
 function withCredentials(cluster: Cluster, open: (credentials: WebSocketOptions) => Carrier): Reach {

@@ -41,6 +41,7 @@ export const ERROR_CODES = [
   'rollout-timed-out',
   'session-ended',
   'agent-unreachable',
+  'agent-not-listening',
   // the laptop
   'usage',
   'profile-invalid',

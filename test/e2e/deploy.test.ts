@@ -666,9 +666,12 @@ describe('refused', () => {
     const target = await deployed(workload('Deployment', 'nowhere'));
     const query = { labelSelector: target.podQuery.labelSelector };
     const [pod] = (await cluster.request('GET', `/api/v1/namespaces/${namespace}/pods`, { query })).items;
-    for (const way of [throughProxy, throughPortForward]) {
+    for (const [way, refused] of [
+      [throughProxy, 'agent-not-listening'],
+      [throughPortForward, 'agent-unreachable'],
+    ] as const) {
       for (const [name, code] of [
-        [pod.metadata.name, 'agent-unreachable'],
+        [pod.metadata.name, refused],
         ['no-such-pod', 'not-found'],
       ]) {
         const carrier = await way(cluster, namespace, name, 47601)();
