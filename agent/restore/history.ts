@@ -21,7 +21,8 @@ export function revisionsOf(kind: string): string {
 
 /** Do pods run by it, or may they yet? A DaemonSet doesn't say by which: all do until the last pod was replaced. */
 export function isInUse(kind: string, { metadata, status = {} }: Json, revision: Json): boolean {
-  if (kind === 'deployment') return revision.spec?.replicas > 0 || revision.status?.replicas > 0;
+  // Its status says nothing of the pods that are being made just now.
+  if (kind === 'deployment') return !isSeen(revision) || revision.spec?.replicas > 0 || revision.status?.replicas > 0;
   if (!isSeen({ metadata, status })) return true;
   if (kind === 'rollout') {
     // Argo keeps the pods of the last one for a while (scaleDownDelaySeconds), which is for going back to it: not to an agent.

@@ -278,27 +278,31 @@ test('--all leaves alone the objects of a session that a newer lpk holds', async
   await assert.rejects(restore(fake, { target: 'deployment/web' }), { code: 'version-mismatch' });
 });
 
+/** The status of a ReplicaSet whose controller has seen it. */
+const SEEN = { observedGeneration: 1 };
+
 /** The workload `web`, held, and what its agents' ReplicaSet is made of. */
 function heldWithRevision(fake: FakeCluster) {
   const workload = fake.deployment('web');
   fake.hold('web', { id: 's1', ...ME });
   const template = fake.objects.get('/apis/apps/v1/namespaces/shop/deployments/web').spec.template;
   const path = '/apis/apps/v1/namespaces/shop/replicasets/web-1';
-  const metadata = { name: 'web-1', namespace: 'shop', ownerReferences: [{ uid: workload.metadata.uid }] };
-  return { path, metadata, template };
+  const ownerReferences = [{ uid: workload.metadata.uid }];
+  const metadata = { name: 'web-1', namespace: 'shop', generation: 1, ownerReferences };
+  return { path, metadata, template, status: SEEN };
 }
 
 test('after the rollout the agent is gone from the workload’s history too', async () => {
   const fake = new FakeCluster();
-  const { path, metadata, template } = heldWithRevision(fake);
-  fake.objects.set(path, { metadata, spec: { replicas: 0, template } });
+  const { path, metadata, template, status } = heldWithRevision(fake);
+  fake.objects.set(path, { metadata, spec: { replicas: 0, template }, status });
   await restore(fake, { target: 'deployment/web' });
   assert.equal(fake.objects.has(path), false);
 });
 
 test('a ReplicaSet of agents that is scaled down only after the rollout goes from the history too', async () => {
   const fake = new FakeCluster();
-  const { path, metadata, template } = heldWithRevision(fake);
+  const { path, metadata, template, status } = heldWithRevision(fake);
   let reads = 0;
   const spec = {
     template,
@@ -306,7 +310,7 @@ test('a ReplicaSet of agents that is scaled down only after the rollout goes fro
       return ++reads < 3 ? 1 : 0;
     },
   };
-  fake.objects.set(path, { metadata, spec });
+  fake.objects.set(path, { metadata, spec, status });
   assert.equal((await restore(fake, { target: 'deployment/web' })).code, 0);
   assert.equal(fake.objects.has(path), false);
 });
@@ -319,9 +323,9 @@ function agentRevision(fake: FakeCluster, replicas: number): string {
   for (const resource of ['configmaps', 'secrets']) fake.objects.delete(`/api/v1/namespaces/shop/${resource}/lpk-s1`);
   fake.deployment('web');
   const owner = { ...ownerReference(workload), controller: true };
-  const metadata = { name: 'web-1', namespace: 'shop', ownerReferences: [owner] };
+  const metadata = { name: 'web-1', namespace: 'shop', generation: 1, ownerReferences: [owner] };
   const path = '/apis/apps/v1/namespaces/shop/replicasets/web-1';
-  fake.objects.set(path, { metadata, spec: { replicas, template } });
+  fake.objects.set(path, { metadata, spec: { replicas, template }, status: SEEN });
   return path;
 }
 

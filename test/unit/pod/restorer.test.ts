@@ -143,7 +143,10 @@ class World {
 /** An agent's ReplicaSet that the laptop named; it has pods until that second. */
 function agentRevision(world: World, untilSecond: number): string {
   const path = '/apis/apps/v1/namespaces/shop/replicasets/web-1';
-  world.objects.set(path, { metadata: { name: 'web-1' }, spec: { replicas: 1 } });
+  world.objects.set(path, {
+    ...{ metadata: { name: 'web-1', generation: 1 }, spec: { replicas: 1 } },
+    status: { observedGeneration: 1 },
+  });
   world.objects.get(LEASE).metadata.annotations = { 'lpk.dev/revisions': '["web-1"]' };
   world.at(untilSecond, () => {
     world.objects.get(path).spec.replicas = 0;
