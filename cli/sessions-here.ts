@@ -1,4 +1,4 @@
-import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { isRunning, type ProcessId, processId } from './process-id.ts';
 import { removeSessionSocket } from './session-control.ts';
@@ -9,6 +9,9 @@ import { stateFolder, stateFolderName } from './state-folder.ts';
  * cluster can't tell a session without a Lease from one whose laptop died; this can.
  */
 
+/** One that can't be read and is younger may still be written by another lpk. */
+const HALF_WRITTEN_MS = 60_000;
+
 /** `what` holds whom it is for: `deployment/web`, `lpk run`. */
 export type SessionNote = { what: string; namespace: string; context: string };
 
@@ -17,7 +20,9 @@ export function noteSession(session: string, note: SessionNote, folder = () => s
   try {
     const file = path.join(folder(), `${session}.json`);
     const { what, namespace, context } = note;
-    writeFileSync(file, JSON.stringify({ ...processId(), what, namespace, context }), { mode: 0o600 });
+    const draft = `${file}.tmp`; // whoever finds the note finds all of it
+    writeFileSync(draft, JSON.stringify({ ...processId(), what, namespace, context }), { mode: 0o600 });
+    renameSync(draft, file);
     return () => rmSync(file, { force: true });
   } catch {
     return () => {};
@@ -40,7 +45,7 @@ export function notesHere(
     const file = path.join(folder, name);
     const note = read(file);
     if (note && isRunning(note)) here.set(session, note);
-    else {
+    else if (note || isOld(file)) {
       rmSync(file, { force: true });
       removeSessionSocket(session, folder);
     }
@@ -53,6 +58,11 @@ function read(file: string): (ProcessId & Partial<SessionNote>) | undefined {
     const note = JSON.parse(readFileSync(file, 'utf8'));
     return typeof note.pid === 'number' && typeof note.startedAt === 'string' ? note : undefined;
   } catch {
-    return undefined; // half written by a process that died, or taken back just now
+    return undefined; // half written, or taken back just now
   }
+}
+
+function isOld(file: string): boolean {
+  const { mtimeMs = 0 } = statSync(file, { throwIfNoEntry: false }) ?? {};
+  return Date.now() - mtimeMs > HALF_WRITTEN_MS;
 }

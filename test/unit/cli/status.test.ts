@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { linkSync, mkdtempSync, readdirSync, readFileSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import test from 'node:test';
@@ -124,6 +124,7 @@ test('the sessions of this laptop are those whose process runs; notes of the dea
     const forget = noteSession('mine', NOTE, () => folder);
     writeFileSync(path.join(folder, 'dead.json'), JSON.stringify({ pid: process.pid, startedAt: 'before' }));
     writeFileSync(path.join(folder, 'half.json'), '{"pid":');
+    utimesSync(path.join(folder, 'half.json'), 0, 0);
     assert.deepEqual(sessionsHere(folder), new Map([['mine', process.pid]]));
     assert.deepEqual(readdirSync(folder), ['mine.json']);
     forget();
@@ -135,6 +136,23 @@ test('the sessions of this laptop are those whose process runs; notes of the dea
     rmSync(folder, { recursive: true });
   }
   assert.deepEqual(sessionsHere(folder), new Map(), 'no folder, no sessions');
+});
+
+test('a note is never half there for who reads it, and one that can’t be read yet is not taken away', () => {
+  const folder = mkdtempSync(path.join(tmpdir(), 'lpk-here-'));
+  try {
+    noteSession('mine', NOTE, () => folder);
+    const before = path.join(folder, 'before');
+    linkSync(path.join(folder, 'mine.json'), before);
+    noteSession('mine', { ...NOTE, what: 'lpk run' }, () => folder);
+    assert.equal(JSON.parse(readFileSync(before, 'utf8')).what, NOTE.what, 'who has it open reads the whole of it');
+    assert.equal(notesHere(folder).get('mine')?.what, 'lpk run');
+    writeFileSync(path.join(folder, 'new.json'), '');
+    notesHere(folder);
+    assert.deepEqual(readdirSync(folder).toSorted(), ['before', 'mine.json', 'new.json']);
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
 });
 
 test('what runs here and was not listed is told too: of another namespace, or when the cluster has no answer', () => {
