@@ -5,6 +5,9 @@ import type { Output } from './output.ts';
 
 /** What only the container itself can tell of its variables, and no longer when the agent is in its place. */
 
+/** So long the swap waits for them. */
+const ANSWER_MS = 5_000;
+
 /**
  * All that it has, its image's own included; undefined, which is said, when they can't be read. LpkError `cluster-unreachable`,
  * `unauthorized`.
@@ -14,7 +17,7 @@ export async function variablesBefore(
   target: Pick<Target, 'namespace' | 'podQuery' | 'container'>,
   output: Pick<Output, 'say'>,
 ): Promise<Record<string, string> | undefined> {
-  const read = await containerEnvironment(cluster, target);
+  const read = await containerEnvironment(cluster, target, { timeoutMs: ANSWER_MS });
   if ('variables' in read) return read.variables;
   const { code, message } = read.why;
   // A right that is missing is said with the others (helpful-rights.ts).

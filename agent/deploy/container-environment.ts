@@ -12,9 +12,10 @@ type Of = { namespace: string; podQuery: PodQuery; container: string };
 export async function containerEnvironment(
   cluster: Cluster,
   of: Of,
+  options: { timeoutMs?: number } = {},
 ): Promise<{ variables: Record<string, string> } | { why: LpkError }> {
   try {
-    return { variables: await readContainerEnvironment(cluster, of) };
+    return { variables: await readContainerEnvironment(cluster, of, options) };
   } catch (error) {
     if (!(error instanceof LpkError) || concernsCluster(error)) throw error;
     return { why: error };
@@ -30,7 +31,11 @@ export function concernsCluster({ code }: LpkError): boolean {
  * Of a pod that runs the workload's own container: proc(5) `/proc/1/environ`, read by `cat`. LpkError: `not-found` when none runs,
  * `forbidden` when this user may not `exec`, `internal` when the image has no `cat`; what requests throw.
  */
-export async function readContainerEnvironment(cluster: Cluster, of: Of): Promise<Record<string, string>> {
+export async function readContainerEnvironment(
+  cluster: Cluster,
+  of: Of,
+  options: { timeoutMs?: number } = {},
+): Promise<Record<string, string>> {
   const path = `/api/v1/namespaces/${of.namespace}/pods`;
   const { labelSelector, fieldSelector } = of.podQuery;
   const inPhase = [...(fieldSelector ? [fieldSelector] : []), 'status.phase=Running'].join(',');
@@ -43,7 +48,7 @@ export async function readContainerEnvironment(cluster: Cluster, of: Of): Promis
   const pod = running.find(({ spec }) => !spec.shareProcessNamespace && !spec.hostPID);
   if (!pod) throw new LpkError('not-found', "its pod shares its process namespace: process 1 is not the container's");
   const where = { namespace: of.namespace, pod: pod.metadata.name, container: of.container };
-  const variables = parseEnviron(await execInPod(cluster, where, ['cat', '/proc/1/environ']));
+  const variables = parseEnviron(await execInPod(cluster, where, ['cat', '/proc/1/environ'], options));
   return sessionOfPod(pod.spec) ? unsaved(variables) : variables;
 }
 

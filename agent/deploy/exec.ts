@@ -14,6 +14,8 @@ const STDERR = 2;
 const STATUS = 3;
 const MAX_MESSAGE_BYTES = 256 * 1024;
 const MAX_ERROR_BYTES = 4_096;
+/** On a node that is short of everything a command takes its time. */
+const ANSWER_MS = 20_000;
 
 /**
  * Runs a command in a pod's container and gives its stdout. LpkError: `forbidden`, `not-found`, … as the API server said;
@@ -23,7 +25,7 @@ export async function execInPod(
   cluster: Cluster,
   where: { namespace: string; pod: string; container: string },
   command: string[],
-  { timeoutMs = 5_000, maxBytes = 1024 * 1024 } = {},
+  { timeoutMs = ANSWER_MS, maxBytes = 1024 * 1024 } = {},
 ): Promise<Buffer> {
   const query = new URLSearchParams({ container: where.container, stdout: 'true', stderr: 'true' });
   for (const word of command) query.append('command', word);
