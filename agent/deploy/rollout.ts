@@ -47,7 +47,8 @@ export async function* watchPods(
   const path = `/api/v1/namespaces/${target.namespace}/pods`;
   const tracker = podTracker(sessionId, target.container);
   let last = '';
-  for await (const pods of cluster.follow(path, { query: target.podQuery, signal, refused })) {
+  const states = cluster.follow(path, { query: target.podQuery, signal, refused });
+  for await (const pods of lookedAtAgain(states, (pods) => hasPassing(pods, sessionId, target.container))) {
     const ours = [...pods.values()].filter(({ spec }) => sessionOfPod(spec) === sessionId);
     const names = ours.map(({ metadata }) => metadata.name as string).toSorted();
     if (names.join() !== last) {
@@ -59,10 +60,45 @@ export async function* watchPods(
   }
 }
 
+/** The states as they come, and the last one again and again while `isDue`. */
+async function* lookedAtAgain<T>(states: AsyncGenerator<T>, isDue: (state: T) => boolean): AsyncGenerator<T> {
+  let last: T | undefined;
+  try {
+    for (;;) {
+      const next = states.next();
+      while (last !== undefined && isDue(last)) {
+        const { promise, resolve } = Promise.withResolvers<boolean>();
+        const timer = setTimeout(resolve, LOOK_AGAIN_MS, false);
+        const came = await Promise.race([next.then(() => true), promise]).finally(() => clearTimeout(timer));
+        if (came) break;
+        yield last;
+      }
+      const { done, value } = await next;
+      if (done) return;
+      last = value;
+      yield value;
+    }
+  } finally {
+    void states.return(undefined);
+  }
+}
+
+/** Does one of the session's pods have what may pass, or may not? */
+function hasPassing(pods: Map<string, Json>, sessionId: string, container: string): boolean {
+  return [...pods.values()].some(
+    (pod) => sessionOfPod(pod.spec) === sessionId && problemsOf(pod, container).some(({ passing }) => passing),
+  );
+}
+
 /** Turns each state of a set of pods (by uid) into the events since the one before. */
-export function podTracker(sessionId: string, container: string): (pods: Map<string, Json>) => PodEvent[] {
+export function podTracker(
+  sessionId: string,
+  container: string,
+  nowMs = () => performance.now(),
+): (pods: Map<string, Json>) => PodEvent[] {
   const running = new Map<string, { pod: string; containerId: string }>();
-  const told = new Map<string, Set<string>>();
+  /** What of each pod, and when; never again, once it was final. */
+  const told = new Map<string, Map<string, number>>();
   const pullErrors = new Map<string, string>();
   return (pods) => {
     const events: PodEvent[] = [];
@@ -93,15 +129,17 @@ export function podTracker(sessionId: string, container: string): (pods: Map<str
       if (sessionOfPod(pod.spec) !== sessionId || pod.metadata.deletionTimestamp) continue;
       for (const problem of problemsOf(pod, container)) {
         const key = `${problem.container} ${problem.reason}`;
-        const seen = told.get(uid) ?? new Set();
-        if (seen.has(key)) continue;
-        told.set(uid, seen.add(key));
+        const seen = told.get(uid) ?? new Map<string, number>();
+        const since = seen.get(key);
+        const fatal = problem.fatal && (!problem.passing || nowMs() - (since ?? nowMs()) >= PASSES_MS);
+        if (since !== undefined && !(problem.passing && fatal)) continue;
+        told.set(uid, seen.set(key, fatal ? Number.POSITIVE_INFINITY : nowMs()));
         // "Back-off pulling image" says nothing of the cause on older kubelets; what was said before it does.
         if (problem.reason === 'ErrImagePull') pullErrors.set(uid, problem.detail);
         const detail = (problem.reason === 'ImagePullBackOff' && pullErrors.get(uid)) || problem.detail;
         const { name } = pod.metadata;
         const message = `pod ${name}: ${oneLine(`${problem.what}${detail ? `: ${detail}` : ''}`)}`;
-        events.push({ type: 'problem', pod: name, uid, code: problem.code, message, fatal: problem.fatal });
+        events.push({ type: 'problem', pod: name, uid, code: problem.code, message, fatal });
       }
     }
     for (const uid of [...told.keys(), ...pullErrors.keys()]) {
@@ -126,17 +164,29 @@ function statusOf(pod: Json, container: string): Json {
   return ((pod.status?.containerStatuses ?? []) as Json[]).find((each) => each.name === container);
 }
 
-type Problem = { container: string; reason: string; code: ErrorCode; what: string; detail: string; fatal: boolean };
+type Problem = {
+  container: string;
+  reason: string;
+  code: ErrorCode;
+  what: string;
+  detail: string;
+  fatal: boolean;
+  passing: boolean;
+};
+
+/** The kubelet of a busy node says `passing` reasons too when it was only too late; after so long it means them. */
+const PASSES_MS = 10_000;
+const LOOK_AGAIN_MS = 1_000;
 
 /** Why a container waits, by the kubelet's reason: what it means, and whether waiting is all there is to do. */
-const WAITING: Record<string, { code: ErrorCode; what: string; fatal: boolean }> = {
+const WAITING: Record<string, { code: ErrorCode; what: string; fatal: boolean; passing?: boolean }> = {
   ErrImagePull: { code: 'image-pull', what: "the image can't be pulled", fatal: false },
   ImagePullBackOff: { code: 'image-pull', what: "the image can't be pulled", fatal: true },
   ErrImageNeverPull: { code: 'image-pull', what: 'the image is not on the node and may not be pulled', fatal: true },
   InvalidImageName: { code: 'image-pull', what: 'the image has no valid name', fatal: true },
-  CreateContainerConfigError: { code: 'rollout-failed', what: "can't be configured", fatal: true },
-  CreateContainerError: { code: 'rollout-failed', what: "can't be created", fatal: true },
-  RunContainerError: { code: 'rollout-failed', what: "can't be started", fatal: true },
+  CreateContainerConfigError: { code: 'rollout-failed', what: "can't be configured", fatal: true, passing: true },
+  CreateContainerError: { code: 'rollout-failed', what: "can't be created", fatal: true, passing: true },
+  RunContainerError: { code: 'rollout-failed', what: "can't be started", fatal: true, passing: true },
   CrashLoopBackOff: { code: 'rollout-failed', what: 'ends again and again', fatal: true },
 };
 
@@ -156,11 +206,12 @@ function problemsOf(pod: Json, container: string): Problem[] {
     const what = `container ${each.name}: ${known.what}`;
     // Another container's trouble is the workload's own, and may well have been there before.
     const fatal = known.fatal && (each.name === container || initContainerStatuses.includes(each));
-    problems.push({ container: each.name, reason: waiting.reason, code: known.code, what, detail, fatal });
+    const passing = fatal && known.passing === true;
+    problems.push({ container: each.name, reason: waiting.reason, code: known.code, what, detail, fatal, passing });
   }
   const scheduled = (conditions as Json[]).find(({ type }) => type === 'PodScheduled');
   if (scheduled?.status === 'False' && scheduled.reason === 'Unschedulable') {
-    const what = { code: 'rollout-failed', what: 'no node can take it', fatal: false } as const;
+    const what = { code: 'rollout-failed', what: 'no node can take it', fatal: false, passing: false } as const;
     problems.push({ container: '', reason: 'Unschedulable', detail: scheduled.message ?? '', ...what });
   }
   return problems;

@@ -1,7 +1,10 @@
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
 import { test } from 'node:test';
+import { setImmediate as allDone } from 'node:timers/promises';
 import { agentVolume } from '../../../agent/deploy/agent-container.ts';
-import { podTracker, revisionOf, rolloutState } from '../../../agent/deploy/rollout.ts';
+import type { Cluster } from '../../../agent/deploy/kube.ts';
+import { podTracker, revisionOf, rolloutState, watchPods } from '../../../agent/deploy/rollout.ts';
 import { SESSION_ANNOTATION } from '../../../agent/restore/record.ts';
 
 // biome-ignore lint/suspicious/noExplicitAny: Kubernetes objects, untyped as in the code under test.
@@ -19,13 +22,15 @@ function pod(state: object | undefined, extra: { [key: string]: object | string 
 }
 
 /** The events of a sequence of states of one pod (null: no pod). */
-function eventsOf(states: (Json | null)[]): string[] {
-  const next = podTracker(SESSION, 'web');
-  return states.flatMap((state) =>
-    next(new Map(state ? [[state.metadata.uid, state]] : [])).map((event) =>
+function eventsOf(states: (Json | null)[], secondsBetween = 0): string[] {
+  let nowMs = 0;
+  const next = podTracker(SESSION, 'web', () => nowMs);
+  return states.flatMap((state, i) => {
+    nowMs = i * secondsBetween * 1_000;
+    return next(new Map(state ? [[state.metadata.uid, state]] : [])).map((event) =>
       event.type === 'problem' ? `${event.code}${event.fatal ? '!' : ''} ${event.message}` : event.type,
-    ),
-  );
+    );
+  });
 }
 
 const running = { running: {} };
@@ -93,13 +98,45 @@ test('an image that can’t be pulled: told at once, final when the kubelet back
   assert.match(eventsOf([pod(waiting('InvalidImageName', 'bad'))])[0] as string, /^image-pull! /);
 });
 
-test('a container that can’t run', () => {
+test('a container that can’t be made or started: final once it is so for a while, as a busy node says it in passing too', () => {
   for (const reason of ['CreateContainerConfigError', 'CreateContainerError', 'RunContainerError']) {
-    assert.match(
-      eventsOf([pod(waiting(reason, 'why\nthat'))])[0] as string,
-      /^rollout-failed! pod web-1: container web: .*why that$/,
-    );
+    const failing = pod(waiting(reason, 'why\nthat'));
+    const events = eventsOf([failing, failing, pod(waiting('ContainerCreating')), failing, failing], 4);
+    assert.equal(events.length, 2, events.join('\n'));
+    assert.match(events[0] as string, /^rollout-failed pod web-1: container web: .*why that$/);
+    assert.equal(events[1], events[0]?.replace('rollout-failed', 'rollout-failed!'));
+    assert.deepEqual(eventsOf([failing, pod(running)], 20), [events[0], 'running']);
   }
+});
+
+test('a pod that fails and does not change is looked at again', async (t) => {
+  t.mock.timers.enable({ apis: ['setTimeout'] });
+  let nowMs = 0;
+  t.mock.method(performance, 'now', () => nowMs);
+  const stop = new AbortController();
+  const cluster = {
+    async *follow() {
+      yield new Map([['u1', pod(waiting('CreateContainerError', 'context deadline exceeded'))]]);
+      await once(stop.signal, 'abort');
+    },
+  } as unknown as Cluster;
+  const fatal: boolean[] = [];
+  const target = { namespace: 'shop', podQuery: {}, container: 'web' };
+  const watching = (async () => {
+    for await (const event of watchPods(cluster, target, SESSION, stop.signal))
+      if (event.type === 'problem') fatal.push(event.fatal);
+  })();
+  for (; nowMs < 30_000; nowMs += 500) {
+    await allDone();
+    t.mock.timers.tick(500);
+    if (nowMs === 5_000) assert.deepEqual(fatal, [false]);
+  }
+  assert.deepEqual(fatal, [false, true]);
+  stop.abort();
+  await watching;
+});
+
+test('a container that ends again and again', () => {
   const crashed = pod(waiting('CrashLoopBackOff', 'back-off 10s'));
   crashed.status.containerStatuses[0].lastState = { terminated: { reason: 'OOMKilled', exitCode: 137 } };
   assert.deepEqual(eventsOf([crashed]), [
