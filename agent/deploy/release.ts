@@ -6,8 +6,8 @@ import { podsOf, removeObjects } from './apply.ts';
 import type { Cluster, Json } from './kube.ts';
 import type { WorkloadRef } from './workload.ts';
 
-/** What the holder's lpk gets to notice, say so and go: more than the time between two renewals. */
-const NOTICE_MS = 15_000;
+/** What the holder’s lpk gets to notice, say so and go: the time between two renewals, and as much again on a busy machine. */
+const NOTICE_MS = 30_000;
 const LOOK_MS = 250;
 /** Another than who renews: by that one's `managedFields` it is seen when it last did. */
 const SIGNER = 'lpk-release';

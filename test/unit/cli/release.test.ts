@@ -66,6 +66,25 @@ test('of a workload that none holds, all with a pod beside its are ended, each n
   assert.deepEqual(fake.state, before);
 });
 
+test('a holder on a busy machine gets its time to read who ended its session', async (t) => {
+  const fake = new FakeCluster();
+  fake.deployment('web');
+  fake.hold('web', { id: 's1', ...ANN });
+  fake.lease('s1', { holderIdentity: 'ann@box', createdAt: new Date(fake.nowMs).toISOString() });
+  let nowMs = 0;
+  t.mock.method(performance, 'now', () => nowMs);
+  let signed: string | undefined;
+  fake.onLease = ({ metadata }) => {
+    if (!metadata.annotations) return;
+    nowMs += 5_000;
+    if (nowMs < 20_000) return;
+    signed = metadata.annotations['lpk.dev/ended-by'];
+    fake.objects.delete('/apis/coordination.k8s.io/v1/namespaces/shop/leases/lpk-s1');
+  };
+  assert.equal((await release(fake, 'deployment/web')).code, 0);
+  assert.notEqual(signed, undefined);
+});
+
 test('when one of several can’t be ended the others are, and the exit code says so', async () => {
   const fake = new FakeCluster();
   fake.deployment('web');
