@@ -23,8 +23,10 @@ import { LeaseClock } from './lease-clock.ts';
 const FIRST_PAUSE_MS = 500;
 const LONGEST_PAUSE_MS = 10_000;
 const SHORT_WATCH_MS = 1_000;
-/** What the workload's own pods get to start, and missing rights to come, before what they keep from going is left where it is. */
-const ROLLOUT_MS = 60_000;
+/** What the workload's own pods get to start, before the agent is left in its history. */
+const ROLLOUT_MS = 180_000;
+/** What missing rights to read pods get to come, before those are left where they are. */
+const RIGHTS_MS = 60_000;
 const LOOK_MS = 1_000;
 
 /** The restorer's surroundings; a test brings its own time and its own API server. */
@@ -136,7 +138,7 @@ export async function keepWatch(config: RestorerConfig, { api, nowMs, wait, log 
 
   /** The agent's templates, once no pod has them any more. Pods that never get ready must not keep all else here. */
   async function forget(revisions: string[]): Promise<void> {
-    const { isOver, refused } = patience();
+    const { isOver, refused } = patience(ROLLOUT_MS);
     for (const name of revisions) {
       while (!(await forgetRevision(api, config, name).catch(refused)) && !isOver()) await wait(LOOK_MS);
     }
@@ -148,7 +150,7 @@ export async function keepWatch(config: RestorerConfig, { api, nowMs, wait, log 
       const index = indexInStatefulSet({ metadata: { name } }, workload);
       return config.kind !== 'statefulset' || (index >= 0 && index < (workload.spec.replicas ?? 1));
     };
-    const { isOver, refused } = patience();
+    const { isOver, refused } = patience(RIGHTS_MS);
     const found: Json[] = [];
     for (const name of pods.filter(has)) {
       const read = () =>
@@ -161,9 +163,9 @@ export async function keepWatch(config: RestorerConfig, { api, nowMs, wait, log 
   }
 
   /** With what the laptop named to it. A right that the Role lacks must not keep all else here either. */
-  function patience() {
+  function patience(forMs: number) {
     const begunMs = nowMs();
-    const isOver = () => nowMs() - begunMs >= ROLLOUT_MS;
+    const isOver = () => nowMs() - begunMs >= forMs;
     const refused = (error: unknown): false => {
       if (!(error instanceof LpkError) || error.code !== 'forbidden') throw error;
       if (isOver()) log(`left as it is: ${error.message}`);

@@ -163,10 +163,18 @@ test('the agent goes from the workload’s history, once its last pod has', asyn
   assert.match(world.did.join(', '), /DELETE \S+web-1 at 50, DELETE lease at 50/);
 });
 
+test('a slow rollout is waited for, so that the agent does not stay in the history', async () => {
+  const world = new World();
+  const path = agentRevision(world, SILENCE_S + 150);
+  await world.run();
+  assert.ok(world.isPutBack);
+  assert.equal(world.objects.has(path), false);
+});
+
 test('an agent’s pods that do not go keep nothing else from going', async () => {
   const world = new World();
   const path = agentRevision(world, 3_000);
-  assert.ok((await world.run()) < SILENCE_S + 70);
+  assert.ok((await world.run()) < SILENCE_S + 190);
   assert.ok(world.isPutBack);
   assert.ok(world.objects.has(path));
 });
@@ -190,7 +198,7 @@ for (const [what, last] of [
       world.objects.get(LEASE).metadata.annotations['lpk.dev/pods'] = 'web-a,web-b';
       world.refuse = (each, seconds) => (each === what && seconds < untilSecond ? 'forbidden' : undefined);
       const endedAt = await world.run(last ? { ...CONFIG, kind: 'replicaset' } : CONFIG);
-      const expected = Math.min(untilSecond, SILENCE_S + 60);
+      const expected = Math.min(untilSecond, SILENCE_S + (last ? 60 : 180));
       assert.ok(endedAt >= expected && endedAt < expected + 3, `ended at ${endedAt}`);
       assert.ok(world.isPutBack);
       assert.equal(world.objects.has(what.slice('GET '.length)), untilSecond > 1_000);
