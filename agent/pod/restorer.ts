@@ -25,7 +25,7 @@ const LONGEST_PAUSE_MS = 10_000;
 const SHORT_WATCH_MS = 1_000;
 /** What the workload's own pods get to start, before the agent is left in its history. */
 const ROLLOUT_MS = 180_000;
-/** What missing rights to read pods get to come, before those are left where they are. */
+/** What a missing right gets to come, before what it keeps from going is left where it is. */
 const RIGHTS_MS = 60_000;
 const LOOK_MS = 1_000;
 
@@ -138,7 +138,7 @@ export async function keepWatch(config: RestorerConfig, { api, nowMs, wait, log 
 
   /** The agent's templates, once no pod has them any more. Pods that never get ready must not keep all else here. */
   async function forget(revisions: string[]): Promise<void> {
-    const { isOver, refused } = patience(ROLLOUT_MS);
+    const { isOver, refused } = patience();
     for (const name of revisions) {
       while (!(await forgetRevision(api, config, name).catch(refused)) && !isOver()) await wait(LOOK_MS);
     }
@@ -150,7 +150,7 @@ export async function keepWatch(config: RestorerConfig, { api, nowMs, wait, log 
       const index = indexInStatefulSet({ metadata: { name } }, workload);
       return config.kind !== 'statefulset' || (index >= 0 && index < (workload.spec.replicas ?? 1));
     };
-    const { isOver, refused } = patience(RIGHTS_MS);
+    const { isOver, refused } = patience();
     const found: Json[] = [];
     for (const name of pods.filter(has)) {
       const read = () =>
@@ -163,11 +163,13 @@ export async function keepWatch(config: RestorerConfig, { api, nowMs, wait, log 
   }
 
   /** With what the laptop named to it. A right that the Role lacks must not keep all else here either. */
-  function patience(forMs: number) {
+  function patience() {
     const begunMs = nowMs();
-    const isOver = () => nowMs() - begunMs >= forMs;
+    let limitMs = ROLLOUT_MS;
+    const isOver = () => nowMs() - begunMs >= limitMs;
     const refused = (error: unknown): false => {
       if (!(error instanceof LpkError) || error.code !== 'forbidden') throw error;
+      limitMs = RIGHTS_MS;
       if (isOver()) log(`left as it is: ${error.message}`);
       return false;
     };
