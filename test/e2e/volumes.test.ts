@@ -1,5 +1,4 @@
 import assert from 'node:assert/strict';
-import { execFile } from 'node:child_process';
 import {
   chmodSync,
   copyFileSync,
@@ -7,16 +6,18 @@ import {
   mkdirSync,
   mkdtempSync,
   readFileSync,
+  rmdirSync,
   rmSync,
   writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, before, describe, test } from 'node:test';
-import { promisify } from 'node:util';
 import { parseEnviron } from '../../agent/deploy/container-environment.ts';
 import type { Json } from '../../agent/deploy/kube.ts';
 import { kubectl } from '../cluster/cluster.ts';
+import { enter } from '../cluster/node.ts';
+import { run } from '../cluster/run.ts';
 import { cluster } from '../cluster/up.ts';
 import { importImage, removeImage } from './image.ts';
 import { endAll, Lpk } from './lpk.ts';
@@ -89,7 +90,9 @@ after(async () => {
   if (volumes.length > 0) await kubectl(['delete', 'persistentvolume', ...volumes, '--wait=false']);
   await removeImage(image);
   rmSync(dir, { recursive: true, force: true });
-  rmSync(MANY, { recursive: true, force: true });
+  if (!existsSync(MANY)) return;
+  await inNode('umount', '--lazy', MANY); // pods may have it still
+  rmdirSync(MANY);
 });
 
 /** A claim of this name, of a folder of this machine's. */
@@ -201,15 +204,21 @@ function everyVolume(): Json {
 const HOSTILE_VALUE = '\u001b]0;pwned\u0007\nPATH=/evil\n\u0001"\'`$(id)\\';
 
 const MILLION = 1_000_000;
-/** In memory, and there once for all pods. */
+/** In the node's memory, and there once for all pods. */
 const MANY = `/dev/shm/lpk-volumes-${process.pid}`;
 
 /** So many names, as links to one file: in a few seconds, and a tenth of the memory. */
 async function makeMany(): Promise<void> {
   mkdirSync(MANY);
+  // Each name takes an inode, of which a machine with little memory has fewer; 0: no limit.
+  await inNode('mount', '-t', 'tmpfs', '-o', 'mode=755,nr_inodes=0', 'lpk-volumes', MANY);
   const script = `const { writeFileSync, linkSync } = require('fs'); writeFileSync('0', 'x');
     for (let i = 1; i < ${MILLION}; i++) linkSync('0', String(i))`;
-  await promisify(execFile)(process.execPath, ['-e', script], { cwd: MANY });
+  await inNode(process.execPath, '-e', `process.chdir('${MANY}'); ${script}`);
+}
+
+async function inNode(...command: string[]): Promise<void> {
+  await run('nsenter', [...enter(cluster().pid), ...command]);
 }
 
 /** Volumes as somebody would make them who wants the laptop harm. */
