@@ -45,10 +45,10 @@ export async function* watchPods(
   { named, refused }: WatchedPods = {},
 ): AsyncGenerator<PodEvent> {
   const path = `/api/v1/namespaces/${target.namespace}/pods`;
-  const tracker = podTracker(sessionId, target.container);
+  const tracker = new PodTracker(sessionId, target.container);
   let last = '';
   const states = cluster.follow(path, { query: target.podQuery, signal, refused });
-  for await (const pods of lookedAtAgain(states, (pods) => hasPassing(pods, sessionId, target.container))) {
+  for await (const pods of lookedAtAgain(states, () => tracker.isWaiting)) {
     const ours = [...pods.values()].filter(({ spec }) => sessionOfPod(spec) === sessionId);
     const names = ours.map(({ metadata }) => metadata.name as string).toSorted();
     if (names.join() !== last) {
@@ -56,22 +56,32 @@ export async function* watchPods(
       named?.(names, [...new Set(revisions)]);
     }
     last = names.join();
-    yield* tracker(pods);
+    yield* tracker.look(pods);
   }
 }
 
 /** The states as they come, and the last one again and again while `isDue`. */
-async function* lookedAtAgain<T>(states: AsyncGenerator<T>, isDue: (state: T) => boolean): AsyncGenerator<T> {
+async function* lookedAtAgain<T>(states: AsyncGenerator<T>, isDue: () => boolean): AsyncGenerator<T> {
   let last: T | undefined;
   try {
     for (;;) {
+      let hasCome = false;
+      let wake = () => {};
       const next = states.next();
-      while (last !== undefined && isDue(last)) {
-        const { promise, resolve } = Promise.withResolvers<boolean>();
-        const timer = setTimeout(resolve, LOOK_AGAIN_MS, false);
-        const came = await Promise.race([next.then(() => true), promise]).finally(() => clearTimeout(timer));
-        if (came) break;
-        yield last;
+      const came = () => {
+        hasCome = true;
+        wake();
+      };
+      next.then(came, came);
+      while (!hasCome && last !== undefined && isDue()) {
+        await new Promise<void>((resolve) => {
+          const timer = setTimeout(resolve, LOOK_AGAIN_MS);
+          wake = () => {
+            clearTimeout(timer);
+            resolve();
+          };
+        });
+        if (!hasCome) yield last;
       }
       const { done, value } = await next;
       if (done) return;
@@ -83,73 +93,100 @@ async function* lookedAtAgain<T>(states: AsyncGenerator<T>, isDue: (state: T) =>
   }
 }
 
-/** Does one of the session's pods have what may pass, or may not? */
-function hasPassing(pods: Map<string, Json>, sessionId: string, container: string): boolean {
-  return [...pods.values()].some(
-    (pod) => sessionOfPod(pod.spec) === sessionId && problemsOf(pod, container).some(({ passing }) => passing),
-  );
-}
-
 /** Turns each state of a set of pods (by uid) into the events since the one before. */
-export function podTracker(
-  sessionId: string,
-  container: string,
-  nowMs = () => performance.now(),
-): (pods: Map<string, Json>) => PodEvent[] {
-  const running = new Map<string, { pod: string; containerId: string }>();
-  /** What of each pod, and when; never again, once it was final. */
-  const told = new Map<string, Map<string, number>>();
-  const pullErrors = new Map<string, string>();
-  return (pods) => {
-    const events: PodEvent[] = [];
+export class PodTracker {
+  #sessionId: string;
+  #container: string;
+  #nowMs: () => number;
+  #running = new Map<string, { pod: string; containerId: string }>();
+  #problems = new Map<string, Map<string, Told>>();
+  #pullErrors = new Map<string, string>();
+  #isWaiting = false;
+
+  constructor(sessionId: string, container: string, nowMs = () => performance.now()) {
+    this.#sessionId = sessionId;
+    this.#container = container;
+    this.#nowMs = nowMs;
+  }
+
+  /** A problem may become final though its pod does not change: to be looked at again. */
+  get isWaiting(): boolean {
+    return this.#isWaiting;
+  }
+
+  /** Every problem is told once; one that may pass once more when it is final. */
+  look(pods: Map<string, Json>): PodEvent[] {
+    const ours = new Map([...pods].filter(([, pod]) => sessionOfPod(pod.spec) === this.#sessionId));
+    const events = [...this.#comings(ours, pods)];
+    this.#isWaiting = false;
+    for (const [uid, pod] of ours) {
+      if (!pod.metadata.deletionTimestamp) events.push(...this.#troubles(uid, pod));
+    }
+    for (const uid of [...this.#problems.keys(), ...this.#pullErrors.keys()]) {
+      if (pods.has(uid)) continue;
+      this.#problems.delete(uid);
+      this.#pullErrors.delete(uid);
+    }
+    return events;
+  }
+
+  *#comings(ours: Map<string, Json>, pods: Map<string, Json>): Generator<PodEvent> {
     const now = new Map<string, { pod: string; containerId: string; ip: string }>();
-    for (const [uid, pod] of pods) {
-      if (sessionOfPod(pod.spec) !== sessionId) continue;
-      const { name } = pod.metadata;
-      const status = statusOf(pod, container);
-      if (status?.state?.running && pod.status.podIP && !pod.metadata.deletionTimestamp) {
+    for (const [uid, pod] of ours) {
+      const { name, deletionTimestamp } = pod.metadata;
+      const status = statusOf(pod, this.#container);
+      if (status?.state?.running && pod.status.podIP && !deletionTimestamp) {
         now.set(uid, { pod: name, containerId: status.containerID ?? '', ip: pod.status.podIP });
       }
     }
-    for (const [uid, { pod, containerId }] of running) {
+    for (const [uid, { pod, containerId }] of this.#running) {
       if (now.get(uid)?.containerId === containerId) continue;
       const there = pods.get(uid);
       // A pod that was asked to end still carries what it has; it is gone when its container is.
-      const ending = there?.metadata.deletionTimestamp && statusOf(there, container)?.state?.running;
+      const ending = there?.metadata.deletionTimestamp && statusOf(there, this.#container)?.state?.running;
       if (ending) continue;
-      running.delete(uid);
-      events.push({ type: 'gone', pod, uid });
+      this.#running.delete(uid);
+      yield { type: 'gone', pod, uid };
     }
     for (const [uid, { pod, containerId, ip }] of now) {
-      if (running.has(uid)) continue;
-      running.set(uid, { pod, containerId });
-      events.push({ type: 'running', pod, uid, ip });
+      if (this.#running.has(uid)) continue;
+      this.#running.set(uid, { pod, containerId });
+      yield { type: 'running', pod, uid, ip };
     }
-    for (const [uid, pod] of pods) {
-      if (sessionOfPod(pod.spec) !== sessionId || pod.metadata.deletionTimestamp) continue;
-      for (const problem of problemsOf(pod, container)) {
-        const key = `${problem.container} ${problem.reason}`;
-        const seen = told.get(uid) ?? new Map<string, number>();
-        const since = seen.get(key);
-        const fatal = problem.fatal && (!problem.passing || nowMs() - (since ?? nowMs()) >= PASSES_MS);
-        if (since !== undefined && !(problem.passing && fatal)) continue;
-        told.set(uid, seen.set(key, fatal ? Number.POSITIVE_INFINITY : nowMs()));
-        // "Back-off pulling image" says nothing of the cause on older kubelets; what was said before it does.
-        if (problem.reason === 'ErrImagePull') pullErrors.set(uid, problem.detail);
-        const detail = (problem.reason === 'ImagePullBackOff' && pullErrors.get(uid)) || problem.detail;
-        const { name } = pod.metadata;
-        const message = `pod ${name}: ${oneLine(`${problem.what}${detail ? `: ${detail}` : ''}`)}`;
-        events.push({ type: 'problem', pod: name, uid, code: problem.code, message, fatal });
-      }
+  }
+
+  *#troubles(uid: string, pod: Json): Generator<PodEvent> {
+    const { name } = pod.metadata;
+    for (const problem of problemsOf(pod, this.#container)) {
+      // "Back-off pulling image" says nothing of the cause on older kubelets; what was said before it does.
+      if (problem.reason === 'ErrImagePull' && !this.#pullErrors.has(uid)) this.#pullErrors.set(uid, problem.detail);
+      const fatal = this.#isNews(uid, problem);
+      if (fatal === undefined) continue;
+      const detail = (problem.reason === 'ImagePullBackOff' && this.#pullErrors.get(uid)) || problem.detail;
+      const message = `pod ${name}: ${oneLine(`${problem.what}${detail ? `: ${detail}` : ''}`)}`;
+      yield { type: 'problem', pod: name, uid, code: problem.code, message, fatal };
     }
-    for (const uid of [...told.keys(), ...pullErrors.keys()]) {
-      if (pods.has(uid)) continue;
-      told.delete(uid);
-      pullErrors.delete(uid);
-    }
-    return events;
-  };
+  }
+
+  /** @returns whether it is final; undefined when that was told before. */
+  #isNews(uid: string, problem: Problem): boolean | undefined {
+    const nowMs = this.#nowMs();
+    const ofPod = this.#problems.get(uid) ?? new Map<string, Told>();
+    const key = `${problem.container} ${problem.reason}`;
+    const before = ofPod.get(key);
+    const lasts = before && nowMs - before.seenMs <= GONE_MS;
+    const told: Told = { fatal: before?.fatal ?? false, sinceMs: lasts ? before.sinceMs : nowMs, seenMs: nowMs };
+    this.#problems.set(uid, ofPod.set(key, told));
+    const fatal = problem.fatal && (!problem.passing || nowMs - told.sinceMs >= PASSES_MS);
+    if (problem.passing && !fatal && !told.fatal) this.#isWaiting = true;
+    if (before && (told.fatal || !(problem.passing && fatal))) return undefined;
+    told.fatal = fatal;
+    return fatal;
+  }
 }
+
+/** What was said of a problem, since when it lasts, and when it was seen last. */
+type Told = { fatal: boolean; sinceMs: number; seenMs: number };
 
 /** Whose template a pod has, by its metadata, as its controller names them: a StatefulSet's pods have the whole name as a label, a DaemonSet's the end of it. */
 export function revisionOf({ ownerReferences = [], labels = {} }: Json): string | undefined {
@@ -174,8 +211,13 @@ type Problem = {
   passing: boolean;
 };
 
-/** The kubelet of a busy node says `passing` reasons too when it was only too late; after so long it means them. */
-const PASSES_MS = 10_000;
+/**
+ * The kubelet of a busy node says `passing` reasons too when it was only too late; after so long it means them: it tries again each 10 to 15 s
+ * (`backOffPeriod`), and the first two times may both be too late.
+ */
+const PASSES_MS = 35_000;
+/** A passing reason that was not there for so long is another one. */
+const GONE_MS = 10_000;
 const LOOK_AGAIN_MS = 1_000;
 
 /** Why a container waits, by the kubelet's reason: what it means, and whether waiting is all there is to do. */

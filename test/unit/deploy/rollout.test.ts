@@ -4,7 +4,7 @@ import { test } from 'node:test';
 import { setImmediate as allDone } from 'node:timers/promises';
 import { agentVolume } from '../../../agent/deploy/agent-container.ts';
 import type { Cluster } from '../../../agent/deploy/kube.ts';
-import { podTracker, revisionOf, rolloutState, watchPods } from '../../../agent/deploy/rollout.ts';
+import { PodTracker, revisionOf, rolloutState, watchPods } from '../../../agent/deploy/rollout.ts';
 import { SESSION_ANNOTATION } from '../../../agent/restore/record.ts';
 
 // biome-ignore lint/suspicious/noExplicitAny: Kubernetes objects, untyped as in the code under test.
@@ -24,12 +24,14 @@ function pod(state: object | undefined, extra: { [key: string]: object | string 
 /** The events of a sequence of states of one pod (null: no pod). */
 function eventsOf(states: (Json | null)[], secondsBetween = 0): string[] {
   let nowMs = 0;
-  const next = podTracker(SESSION, 'web', () => nowMs);
+  const tracker = new PodTracker(SESSION, 'web', () => nowMs);
   return states.flatMap((state, i) => {
     nowMs = i * secondsBetween * 1_000;
-    return next(new Map(state ? [[state.metadata.uid, state]] : [])).map((event) =>
-      event.type === 'problem' ? `${event.code}${event.fatal ? '!' : ''} ${event.message}` : event.type,
-    );
+    return tracker
+      .look(new Map(state ? [[state.metadata.uid, state]] : []))
+      .map((event) =>
+        event.type === 'problem' ? `${event.code}${event.fatal ? '!' : ''} ${event.message}` : event.type,
+      );
   });
 }
 
@@ -68,7 +70,7 @@ test('pods of another session, or of none, are not ours', () => {
 });
 
 test('an event says which pod, and where', () => {
-  const [event] = podTracker(SESSION, 'web')(new Map([['u1', pod(running)]]));
+  const [event] = new PodTracker(SESSION, 'web').look(new Map([['u1', pod(running)]]));
   assert.deepEqual(event, { type: 'running', pod: 'web-1', uid: 'u1', ip: '10.0.0.1' });
 });
 
@@ -101,22 +103,34 @@ test('an image that can’t be pulled: told at once, final when the kubelet back
 test('a container that can’t be made or started: final once it is so for a while, as a busy node says it in passing too', () => {
   for (const reason of ['CreateContainerConfigError', 'CreateContainerError', 'RunContainerError']) {
     const failing = pod(waiting(reason, 'why\nthat'));
-    const events = eventsOf([failing, failing, pod(waiting('ContainerCreating')), failing, failing], 4);
+    const tried = pod(waiting('ContainerCreating'));
+    const events = eventsOf([...Array(5).fill(failing), tried, ...Array(5).fill(failing)], 4);
     assert.equal(events.length, 2, events.join('\n'));
     assert.match(events[0] as string, /^rollout-failed pod web-1: container web: .*why that$/);
     assert.equal(events[1], events[0]?.replace('rollout-failed', 'rollout-failed!'));
-    assert.deepEqual(eventsOf([failing, pod(running)], 20), [events[0], 'running']);
+    assert.deepEqual(eventsOf(Array(9).fill(failing), 4), [events[0]], 'for 32 s');
+    assert.deepEqual(eventsOf([failing, pod(running)], 40), [events[0], 'running']);
+    const later = [failing, ...Array(9).fill(pod(running)), failing];
+    assert.deepEqual(eventsOf(later, 4), [events[0], 'running', 'gone'], 'another time');
+    assert.deepEqual(eventsOf([...later, ...Array(9).fill(failing)], 4), [events[0], 'running', 'gone', events[1]]);
   }
 });
 
-test('a pod that fails and does not change is looked at again', async (t) => {
+test('a pod that fails and does not change is looked at again until that is final', async (t) => {
   t.mock.timers.enable({ apis: ['setTimeout'] });
   let nowMs = 0;
   t.mock.method(performance, 'now', () => nowMs);
   const stop = new AbortController();
+  let looks = 0;
+  class Looked extends Map<string, Json> {
+    override [Symbol.iterator]() {
+      looks++;
+      return super[Symbol.iterator]();
+    }
+  }
   const cluster = {
     async *follow() {
-      yield new Map([['u1', pod(waiting('CreateContainerError', 'context deadline exceeded'))]]);
+      yield new Looked([['u1', pod(waiting('CreateContainerError', 'context deadline exceeded'))]]);
       await once(stop.signal, 'abort');
     },
   } as unknown as Cluster;
@@ -126,12 +140,13 @@ test('a pod that fails and does not change is looked at again', async (t) => {
     for await (const event of watchPods(cluster, target, SESSION, stop.signal))
       if (event.type === 'problem') fatal.push(event.fatal);
   })();
-  for (; nowMs < 30_000; nowMs += 500) {
+  for (; nowMs < 60_000; nowMs += 500) {
     await allDone();
     t.mock.timers.tick(500);
-    if (nowMs === 5_000) assert.deepEqual(fatal, [false]);
+    if (nowMs === 30_000) assert.deepEqual(fatal, [false]);
   }
   assert.deepEqual(fatal, [false, true]);
+  assert.equal(looks, 36, 'each second, and no more then');
   stop.abort();
   await watching;
 });
