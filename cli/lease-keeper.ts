@@ -8,8 +8,8 @@ const RENEW_MS = 10_000;
 const LOOK_MS = 1_000;
 /** What a restorer's pod gets to start: as long as a rollout gets. */
 const START_MS = 180_000;
-/** What a restorer may take from putting back to the end of the Lease. */
-const RESTORING_MS = 120_000;
+/** What a restorer may take from putting back to the end of the Lease: a slow rollout, and some more. */
+const RESTORING_MS = 240_000;
 
 export type LeaseKeeperOptions = {
   /** Renews it; the Lease as it is then. */

@@ -138,9 +138,9 @@ export async function keepWatch(config: RestorerConfig, { api, nowMs, wait, log 
 
   /** The agent's templates, once no pod has them any more. Pods that never get ready must not keep all else here. */
   async function forget(revisions: string[]): Promise<void> {
-    const { isOver, refused } = patience();
+    const { isOver, allowed } = patience();
     for (const name of revisions) {
-      while (!(await forgetRevision(api, config, name).catch(refused)) && !isOver()) await wait(LOOK_MS);
+      while (!(await allowed(forgetRevision(api, config, name))) && !isOver()) await wait(LOOK_MS);
     }
   }
 
@@ -150,11 +150,11 @@ export async function keepWatch(config: RestorerConfig, { api, nowMs, wait, log 
       const index = indexInStatefulSet({ metadata: { name } }, workload);
       return config.kind !== 'statefulset' || (index >= 0 && index < (workload.spec.replicas ?? 1));
     };
-    const { isOver, refused } = patience();
+    const { isOver, allowed } = patience();
     const found: Json[] = [];
     for (const name of pods.filter(has)) {
-      const read = () =>
-        readPod(api, { apiPath: `/api/v1/namespaces/${config.namespace}/pods/${name}` }).catch(refused);
+      const apiPath = `/api/v1/namespaces/${config.namespace}/pods/${name}`;
+      const read = () => allowed(readPod(api, { apiPath }));
       let pod = await read();
       for (; pod === false && !isOver(); pod = await read()) await wait(LOOK_MS);
       if (pod) found.push(pod);
@@ -165,15 +165,25 @@ export async function keepWatch(config: RestorerConfig, { api, nowMs, wait, log 
   /** With what the laptop named to it. A right that the Role lacks must not keep all else here either. */
   function patience() {
     const begunMs = nowMs();
-    let limitMs = ROLLOUT_MS;
-    const isOver = () => nowMs() - begunMs >= limitMs;
-    const refused = (error: unknown): false => {
-      if (!(error instanceof LpkError) || error.code !== 'forbidden') throw error;
-      limitMs = RIGHTS_MS;
-      if (isOver()) log(`left as it is: ${error.message}`);
-      return false;
+    let refusedMs: number | undefined;
+    const isOver = () => {
+      const now = nowMs();
+      return now - begunMs >= ROLLOUT_MS || (refusedMs !== undefined && now - refusedMs >= RIGHTS_MS);
     };
-    return { isOver, refused };
+    /** @returns false when it is refused. */
+    const allowed = async <T>(request: Promise<T>): Promise<T | false> => {
+      try {
+        const answer = await request;
+        refusedMs = undefined;
+        return answer;
+      } catch (error) {
+        if (!(error instanceof LpkError) || error.code !== 'forbidden') throw error;
+        refusedMs ??= nowMs();
+        if (isOver()) log(`left as it is: ${error.message}`);
+        return false;
+      }
+    };
+    return { isOver, allowed };
   }
 
   for (;;) {

@@ -171,6 +171,16 @@ test('a slow rollout is waited for, so that the agent does not stay in the histo
   assert.equal(world.objects.has(path), false);
 });
 
+test('a slow rollout is waited for, also when a right is refused once meanwhile', async () => {
+  const world = new World();
+  const path = agentRevision(world, SILENCE_S + 150);
+  world.refuse = (what, seconds) =>
+    what === 'GET workload' && Math.abs(seconds - SILENCE_S - 70) < 2 ? 'forbidden' : undefined;
+  await world.run();
+  assert.ok(world.isPutBack);
+  assert.equal(world.objects.has(path), false);
+});
+
 test('an agent’s pods that do not go keep nothing else from going', async () => {
   const world = new World();
   const path = agentRevision(world, 3_000);
