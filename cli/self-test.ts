@@ -64,7 +64,10 @@ export class SelfTest {
   start(): void {
     if (this.#isOver || this.#stopped) return;
     this.#isOver = true;
-    for (const [port, early] of this.#tested) void early.then(() => this.#tryPort(port));
+    for (const [port, early] of this.#tested) {
+      if (this.#options.isServed(port)) void early.then(() => this.#tryPort(port));
+      else this.#tested.delete(port); // tried when it is served again
+    }
     this.#begin();
   }
 
@@ -147,8 +150,9 @@ export class SelfTest {
     );
     const arrived = calls.flatMap((call) => (call.status === 'fulfilled' ? [call.value] : []));
     if (arrived.length > 0) {
-      if (arrived.length === agents.length) this.#proven.add(path);
-      this.#tellArrived(path, 'pod', [...new Set(arrived.map(({ reached }) => reached))]);
+      const fromAll = arrived.length === agents.length;
+      if (fromAll) this.#proven.add(path);
+      this.#tellArrived(path, 'pod', [...new Set(arrived.map(({ reached }) => reached))], fromAll);
     }
     if (this.#stopped || arrived.length === agents.length) return;
     const failed = agents.filter(({ pod }) => !arrived.some((call) => call.pod === pod));
@@ -176,8 +180,10 @@ export class SelfTest {
     return answers.get(answer);
   }
 
-  #tellArrived(path: ServicePath, by: 'pod' | 'api-server', reached: string[]): void {
-    if (this.#stopped || !this.#isNew(`${path.service} ${path.servicePort} ${by} ${reached.toSorted()}`)) return;
+  /** @param fromAll a warning before it is taken back, though the same pods are reached. */
+  #tellArrived(path: ServicePath, by: 'pod' | 'api-server', reached: string[], fromAll = false): void {
+    if (this.#stopped || !this.#isNew(`${path.service} ${path.servicePort} ${by} ${reached.toSorted()} ${fromAll}`))
+      return;
     const from = by === 'pod' ? (reached.length > 1 ? 'from the pods' : 'from the pod') : 'from the API server';
     this.#options.output.say(
       `Service ${path.service} port ${path.servicePort} leads here: a call ${from} arrived`,

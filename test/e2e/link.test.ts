@@ -18,6 +18,8 @@ const STORM_STEP_MS = 20;
 const BLACK_HOLE_MS = 20_000;
 /** Less than the 8 s after which a silent link counts as dead (protocol.ts, `deadMs`): going on must not wait for that. */
 const GO_ON_MS = 7_000;
+/** As a rule; a busy machine may hold up one or the other. */
+const USUALLY_MS = 3_000;
 const SLOWLY = 1_000_000;
 
 const dir = mkdtempSync(path.join(tmpdir(), 'lpk-link-'));
@@ -115,7 +117,9 @@ async function wholeArrivals(running: Running[]): Promise<Map<string, number[]>>
 function checkPauses(t: TestContext, what: string, pauses: Map<string, number>): void {
   const longest = Math.max(...pauses.values());
   t.diagnostic(`${what}: goes on after ${longest} ms at the latest`);
-  assert.ok(longest <= GO_ON_MS, `${what}: ${JSON.stringify([...pauses])}`);
+  const all = [...pauses.values()].toSorted((a, b) => a - b);
+  const middle = all[all.length >> 1] as number;
+  assert.ok(longest <= GO_ON_MS && middle <= USUALLY_MS, `${what}: ${JSON.stringify([...pauses])}`);
 }
 
 for (const transport of ['proxy', 'port-forward']) {

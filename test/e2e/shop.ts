@@ -316,12 +316,16 @@ export function service(name: string, ports: (number | [number, number])[], spec
 }
 
 /** Waits for a condition that nothing announces, by asking again. */
-export async function eventually<T>(what: string, look: () => Promise<T | undefined | false>): Promise<T> {
-  const until = performance.now() + PATIENCE_MS;
+export async function eventually<T>(
+  what: string,
+  look: () => Promise<T | undefined | false>,
+  { withinMs = PATIENCE_MS } = {},
+): Promise<T> {
+  const until = performance.now() + withinMs;
   for (;;) {
     const found = await look();
     if (found) return found;
-    if (performance.now() > until) throw new Error(`expected within ${PATIENCE_MS / 1_000} s: ${what}`);
+    if (performance.now() > until) throw new Error(`expected within ${withinMs / 1_000} s: ${what}`);
     await pause(POLL_MS);
   }
 }

@@ -150,8 +150,8 @@ test('through a day’s rotations no token expires in use, and every file is who
   const all = uses();
   const expired = all.filter(({ life, atMs }) => atMs >= (expiresMs.get(life) ?? Number.POSITIVE_INFINITY));
   assert.deepEqual(expired, []);
-  const medianMs = lateMs.toSorted((a, b) => a - b)[ROTATIONS / 2] as number;
-  assert.ok(medianMs < PROMISED_MS, `the new token is here ${medianMs} ms after it is in the pod; all: ${lateMs}`);
+  const kept = lateMs.filter((ms) => ms < PROMISED_MS).length;
+  assert.ok(kept >= ROTATIONS * 0.9, `the new token is here so many ms after it is in the pod: ${lateMs}`);
   assert.deepEqual(
     all.filter(({ status, seen }) => status !== 200 || seen.includes('torn')),
     [],

@@ -15,6 +15,9 @@ import { apiServer, type Relay, relayKubeconfig, startRelay } from '../relay.ts'
 import { asDeveloper } from './developer.ts';
 import { Streams } from './streams.ts';
 
+/** What a process that is about to end may take for it on a busy machine. */
+const ENDING_MS = 10_000;
+
 /**
  * Where one run of a row takes place: a namespace with the workload `web`, the rest of the cluster, and a laptop of its own that
  * reaches the API server through a relay. Used for one run after the other; what a failed one leaves goes with it.
@@ -253,7 +256,7 @@ export class Lane {
       running = processesWith(this.#dir);
       return running.length === 0;
     };
-    await eventually('nothing runs on the laptop', ended).catch(() => {
+    await eventually('nothing runs on the laptop', ended, { withinMs: ENDING_MS }).catch(() => {
       throw new Error(`still running on the laptop: ${running.join(', ')}`);
     });
     this.#all.length = 0;

@@ -39,8 +39,8 @@ function pod(name: string): Json {
   return { metadata: { name, labels }, status: { conditions: [{ type: 'Ready', status: 'True' }] } };
 }
 
-/** A Service of the workload's, one agent whose calls arrive, and what is said of it. */
-function scene(t: TestContext, pods: Json[]) {
+/** A Service of the workload's, agents whose calls arrive at the first of them, but for those of `deaf`, and what is said of it. */
+function scene(t: TestContext, pods: Json[], names = ['new']) {
   t.mock.timers.enable({ apis: ['setTimeout'] });
   const service = {
     metadata: { name: 'web' },
@@ -50,21 +50,27 @@ function scene(t: TestContext, pods: Json[]) {
   const workload = { spec: { selector: { matchLabels: labels }, template } };
   let answer = '';
   let calls = 0;
-  const session = {
-    request: async (what: string, fields: Json) => {
-      if (what === 'expect') answer = fields.answer;
-      if (what === 'call') calls++;
-      return { answer };
-    },
-  } as unknown as Session;
+  const deaf = new Set<string>();
+  const isServed = t.mock.fn(() => true);
+  const agents = names.map((pod) => ({
+    pod,
+    session: {
+      request: async (what: string, fields: Json) => {
+        if (what === 'expect' && pod === names[0]) answer = fields.answer;
+        if (what === 'call') calls++;
+        if (what === 'call' && deaf.has(pod)) throw new LpkError('refused', 'connection refused');
+        return { answer };
+      },
+    } as unknown as Session,
+  }));
   const request = async (_: string, path: string) => ({ items: path.endsWith('/services') ? [service] : pods });
   const said = new PassThrough({ encoding: 'utf8' });
   const selfTest = new SelfTest({
     cluster: { namespace: 'shop', request } as unknown as Cluster,
     target: { kind: 'deployment', name: 'web', namespace: 'shop', container: 'web', workload } as unknown as Target,
     ports: new Map([[80, 8080]]),
-    agents: () => [{ pod: 'new', session }],
-    isServed: () => true,
+    agents: () => agents,
+    isServed,
     output: new Output({ format: 'json', stdout: said, stderr: new PassThrough() }),
   });
   t.after(() => selfTest.stop());
@@ -75,7 +81,7 @@ function scene(t: TestContext, pods: Json[]) {
       .filter(Boolean)
       .map((line: string) => JSON.parse(line));
   };
-  return { selfTest, says, calls: () => calls };
+  return { selfTest, says, calls: () => calls, deaf, isServed };
 }
 
 test('what failed before the rollout was over is tried again then, and proved once', async (t) => {
@@ -113,4 +119,41 @@ test('what was proved before the rollout was over is not tried again', async (t)
   selfTest.start();
   assert.deepEqual(await says(), []);
   assert.equal(calls(), 1);
+});
+
+test('a warning is taken back by a later proof, also when that reaches the same pod', async (t) => {
+  const { selfTest, says, deaf } = scene(t, [pod('new'), pod('newer')], ['new', 'newer']);
+  deaf.add('newer');
+  t.mock.timers.tick(LATE_MS);
+  assert.deepEqual(
+    (await says()).map(({ ok, reached }: Json) => [ok, reached]),
+    [
+      [true, ['new']],
+      [false, undefined],
+    ],
+  );
+  deaf.clear();
+  selfTest.start();
+  assert.deepEqual(
+    (await says()).map(({ ok, reached }: Json) => [ok, reached]),
+    [[true, ['new']]],
+  );
+});
+
+test('what is not served as the rollout ends is tried again when it is', async (t) => {
+  const pods = [pod('old')];
+  const { selfTest, says, calls, isServed } = scene(t, pods);
+  t.mock.timers.tick(LATE_MS);
+  await says();
+  isServed.mock.mockImplementation(() => false);
+  pods.splice(0, 1, pod('new'));
+  selfTest.start();
+  assert.deepEqual(await says(), []);
+  assert.equal(calls(), 0);
+  isServed.mock.mockImplementation(() => true);
+  selfTest.served(80);
+  assert.deepEqual(
+    (await says()).map(({ ok }: Json) => ok),
+    [true],
+  );
 });
