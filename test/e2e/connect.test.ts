@@ -7,6 +7,8 @@ import path from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import type { Json } from '../../agent/deploy/kube.ts';
 import { userKubeconfig } from '../cluster/cluster.ts';
+import { rightsOf } from '../rbac.ts';
+import { inForce } from './in-force.ts';
 import { endAll, type Lpk, type LpkEvent, localProcess } from './lpk.ts';
 import {
   type Answer,
@@ -15,7 +17,6 @@ import {
   freePort,
   type Listener,
   listen,
-  rightsInForce,
   Shop,
   service,
   sidecar,
@@ -407,7 +408,7 @@ describe('lpk connect', { concurrency: 3 }, () => {
       subjects: [{ kind: 'User', name }],
     });
 
-    await rightsInForce(kubeconfig, shop.namespace);
+    await inForce(kubeconfig, shop.namespace, rules.flatMap(rightsOf));
     const here = await freePort();
     const lpk = shop.lpk(...connect('watcher', '-p', `${here}`, '--kubeconfig', kubeconfig), ...localProcess(here));
     const { workload: name2, transport } = await lpk.event('ready');

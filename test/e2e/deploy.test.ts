@@ -26,8 +26,9 @@ import { type PodEvent, waitRollout, watchPods } from '../../agent/deploy/rollou
 import type { Carrier } from '../../agent/wire/carrier.ts';
 import type { LpkError } from '../../agent/wire/errors.ts';
 import { clusterUp, kubectl, userKubeconfig } from '../cluster/cluster.ts';
+import { rightsOf } from '../rbac.ts';
+import { inForce } from './in-force.ts';
 import { conforming, createNamespace, createQuota } from './namespace.ts';
-import { rightsInForce } from './shop.ts';
 
 /** Finding, swapping, reaching and restoring, on the real cluster, with `stand-in-agent.ts` in the agent's place. */
 
@@ -640,7 +641,7 @@ describe('refused', () => {
     ];
     const target = await deployed(workload('Deployment', 'least'));
     const dev = await userWith('dev', rules);
-    await rightsInForce(path.join(dir, 'dev'), namespace);
+    await inForce(path.join(dir, 'dev'), namespace, rules.flatMap(rightsOf));
     assert.deepEqual(await transportsAllowed(dev), ['port-forward']);
     assert.deepEqual((await preflight(dev, target, 'auto')).transports, ['port-forward']);
     await assert.rejects(preflight(dev, target, 'proxy'), { code: 'forbidden', message: /: get pods\/proxy$/ });

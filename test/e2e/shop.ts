@@ -2,7 +2,6 @@ import { randomBytes, randomInt } from 'node:crypto';
 import net from 'node:net';
 import { setTimeout as pause } from 'node:timers/promises';
 import { type Cluster, type Json, openCluster } from '../../agent/deploy/kube.ts';
-import { transportsAllowed } from '../../agent/deploy/preflight.ts';
 import { waitRollout } from '../../agent/deploy/rollout.ts';
 import { type WorkloadKind, workloadRef } from '../../agent/deploy/workload.ts';
 import { clusterUp, kubectl } from '../cluster/cluster.ts';
@@ -327,16 +326,6 @@ export async function eventually<T>(
     if (found) return found;
     if (performance.now() > until) throw new Error(`expected within ${withinMs / 1_000} s: ${what}`);
     await pause(POLL_MS);
-  }
-}
-
-/** Until the API server has heard of the RoleBinding that was made for this user: then a way to pods is open. */
-export async function rightsInForce(kubeconfig: string, namespace: string): Promise<void> {
-  const cluster = await openCluster({ kubeconfig, namespace });
-  try {
-    await eventually('the Role is in force', async () => (await transportsAllowed(cluster)).length > 0);
-  } finally {
-    cluster.close();
   }
 }
 

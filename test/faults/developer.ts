@@ -1,9 +1,8 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
-import { openCluster } from '../../agent/deploy/kube.ts';
-import { missingRights, rightsToReach } from '../../agent/deploy/preflight.ts';
+import { rightsToReach } from '../../agent/deploy/preflight.ts';
+import { inForce } from '../e2e/in-force.ts';
 import type { Scene } from '../e2e/scene.ts';
-import { eventually } from '../e2e/shop.ts';
 import { readRoles, rulesOf } from '../rbac.ts';
 
 const RBAC = path.join(import.meta.dirname, '../../docs/rbac.yaml');
@@ -41,7 +40,5 @@ export async function asDeveloper(scene: Scene, kubeconfig: string): Promise<voi
   config.users = [{ name: 'developer', user: { token: status.token } }];
   for (const { context } of config.contexts) context.user = 'developer';
   writeFileSync(kubeconfig, JSON.stringify(config));
-  const developer = await openCluster({ kubeconfig, namespace });
-  await eventually('the Role is in force', async () => (await missingRights(developer, rights)).length === 0);
-  developer.close();
+  await inForce(kubeconfig, namespace, rights);
 }
